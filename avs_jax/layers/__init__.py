@@ -1,0 +1,1 @@
+"""Layers shared by the models: NHWC maps, (N, L, C) tokens, float32 parameters."""

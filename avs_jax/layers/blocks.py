@@ -1,0 +1,172 @@
+"""Elementary layers with PyTorch's conventions: epsilons, default initialisation, paddings, running statistics.
+
+Parameters are float32. `dtype` is the type of the matrix products and of the result; the statistics of every
+normalisation are float32 whatever the `dtype`. Parameter leaves are named `kernel`, `bias`, `scale`, `embedding`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+
+
+def fan_in_uniform(fan_in: int) -> Initializer:
+    """PyTorch's default for kernels and biases of linear layers and convolutions: uniform within +-1 / sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def xavier_uniform(stacked: int = 1) -> Initializer:
+    """Xavier uniform for kernels (..., in, out), the leading axes being the receptive field.
+
+    `stacked` is how many such kernels PyTorch keeps as one matrix, whose joint fan-out then sets the bound: 3 for the
+    query, key and value projections of its multi-head attention.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> jax.Array:
+        receptive_field = math.prod(shape[:-2])
+        bound = math.sqrt(6 / (receptive_field * (shape[-2] + stacked * shape[-1])))
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Dense(nn.Module):
+    """Linear layer on the last axis: (..., C) -> (..., features). Without initialisers given, PyTorch's default."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        default = fan_in_uniform(x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32)
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class Conv(nn.Module):
+    """2-D convolution (N, H, W, C) -> (N, H', W', features) with PyTorch's arithmetic: `padding` zeros on every side.
+
+    The kernel is (k, k, C / groups, features). Without initialisers given, PyTorch's default.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer | None = None
+    bias_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        default = fan_in_uniform(math.prod(shape[:-1]))
+        kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((self.padding, self.padding),) * 2,
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with PyTorch's epsilon. Two-pass variance: the one-pass form cancels catastrophically."""
+
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of (N, ..., C) with PyTorch's epsilon, each group over its channels and all positions."""
+
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as PyTorch does it; collection `batch_stats`: `mean`, `var`.
+
+    In training the batch's own statistics normalise (with the biased variance) and the running ones move by
+    `momentum` towards them (with the *unbiased* variance, which flax's layer lacks). Otherwise the running ones normalise.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        features = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+            if not self.is_initializing():
+                count = x.size // features
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (var * (count / max(count - 1, 1)) - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch x (N, ...) of whole samples with probability `rate`, scales the rest."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """Transformer feed-forward (..., C) -> (..., C): linear1, exact GELU, dropout, linear2."""
+
+    hidden: int
+    dropout: float = 0.0
+    kernel_init: Initializer | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        y = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")(x)
+        y = nn.gelu(y, approximate=False)
+        y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
+        return Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")(y)
