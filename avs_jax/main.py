@@ -1,0 +1,67 @@
+"""The command line: trains, evaluating as it goes, or evaluates.
+
+    python -m avs_jax.main --config configs/avss.py --workdir runs/avss
+    python -m avs_jax.main --config configs/s4.py:resnet50,512 --mode eval --config.init_from=AVSegFormer_res50_s4.pth
+
+Every key of the configuration can be set: `--config.train.batch_size=4`. A run started again in the same workdir goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default runs/ and the configuration's name.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The split that --mode eval measures.")
+
+# Ends a run that was asked to stop and has saved its state: start the same command again to go on.
+EXIT_PREEMPTED = 75
+
+
+def main(argv: list[str]) -> int:
+    """Dispatches to a mode; returns the process's exit code."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for noisy in ("absl", "orbax", "jax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    from avs_jax import config as configuration
+    from avs_jax.train import demo_data, loop
+
+    config = CONFIG.value
+    workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / _name(flags.FLAGS))
+    errors = (configuration.ConfigError, FileNotFoundError)
+    try:
+        configuration.validate(config)
+        demo_data.ensure_records(config)
+        if MODE.value == "eval":
+            loop.evaluate(config, workdir, getattr(config.data, f"{SPLIT.value}_split"))
+            return 0
+        return 0 if loop.train(config, workdir) else EXIT_PREEMPTED
+    except errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _name(values: flags.FlagValues) -> str:
+    return pathlib.Path(values["config"].config_filename.partition(":")[0]).stem
+
+
+def run() -> None:
+    """Entry point of `python -m avs_jax.main`."""
+    # `--config.init_from=FILE` is short for all of the model's weights.
+    short = "--config.init_from="
+    arguments = [a.replace(short, "--config.init_from.model=", 1) if a.startswith(short) else a for a in sys.argv]
+    app.run(main, argv=arguments)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    run()

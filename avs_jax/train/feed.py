@@ -1,0 +1,86 @@
+"""From the loader's host batches to arrays on the devices, one batch ahead of the step that takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from avs_jax.parallel import mesh as meshes
+from data_pipeline import loader
+
+# Model inputs and targets; the rest of a batch stays on the host.
+DEVICE_KEYS = (
+    "frames",
+    "log_mel",
+    "audio_embedding",
+    "masks",
+    "frame_valid",
+    "mask_valid",
+    "clip_valid",
+)
+
+
+def options(config, *, training: bool, audio: str = "true") -> loader.LoaderOptions:
+    """Returns the loader's settings for training or evaluation with a kind of audio."""
+    data = config.data
+    return loader.LoaderOptions(
+        task=config.task,
+        image_size=tuple(data.image_size),
+        num_frames=data.num_frames,
+        batch_size=config.train.batch_size if training else config.eval.batch_size,
+        seed=config.seed,
+        audio=audio,
+        supervised_frames_only=training and config.train.supervised_frames_only,
+        workers=data.workers,
+        threads=data.threads,
+        buffer=data.buffer,
+        cache=data.cache and training,
+        flip=data.flip and training,
+    )
+
+
+class Feed:
+    """An endless stream of training batches on the devices of a mesh.
+
+    `state` belongs to the batch that was returned last, not to the one that already waits on the device.
+    """
+
+    def __init__(self, config, mesh: Mesh):
+        self._mesh = mesh
+        self._source = loader.train_batches(config.data.records, config.data.train_split, options(config, training=True))
+        self._ahead = None
+        self.state = self._source.get_state()
+
+    def restore(self, state: dict) -> None:
+        """Goes on after the batch that `state` belongs to; refuses a state of other data or settings."""
+        self._source.set_state(state)
+        self.state, self._ahead = state, None
+
+    def __next__(self) -> dict[str, jax.Array]:
+        batch, self.state = self._ahead or self._pull()
+        self._ahead = self._pull()
+        return batch
+
+    def peek(self) -> dict[str, jax.Array]:
+        """Returns the batch that the next `next` will return."""
+        self._ahead = self._ahead or self._pull()
+        return self._ahead[0]
+
+    def close(self) -> None:
+        """Ends the loader's threads and processes."""
+        self._source.close()
+
+    def _pull(self) -> tuple[dict[str, jax.Array], dict]:
+        return meshes.put_batch(for_device(next(self._source)), self._mesh), self._source.get_state()
+
+
+def for_device(batch: dict) -> dict:
+    """Returns the arrays of a batch that the model or the loss reads."""
+    return {name: batch[name] for name in DEVICE_KEYS if name in batch}
+
+
+def evaluation_batches(config, split: str, audio: str) -> Iterator[dict]:
+    """Returns the host batches of a split, in order, the last one padded."""
+    return iter(loader.eval_batches(config.data.records, split, options(config, training=False, audio=audio)))

@@ -1,0 +1,74 @@
+"""Optimizers as published: AdamW (AVSegFormer) or Adam (TPAVI), with parts of the model that start training later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+import optax
+
+
+def schedule(config, total_steps: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the step; `config` is `config.optimizer`."""
+    rate, warmup = config.learning_rate, config.warmup_steps
+    rest = max(1, total_steps - warmup)
+    main = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, rest),
+        "poly": lambda: optax.polynomial_schedule(rate, 0.0, 0.9, rest),
+    }[config.schedule]()
+    if not warmup:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
+
+
+def create(
+    config, total_steps: int, unfreeze_at: Mapping[str, int], never: tuple[str, ...] = ()
+) -> optax.GradientTransformation:
+    """Builds the optimizer of `config.optimizer`.
+
+    A part (a top-level name of the parameter tree) of `unfreeze_at` is left alone before that step: no update, no weight
+    decay, no moments, so that its bias correction starts then, as PyTorch's does for parameters without a gradient. A part
+    of `never` has no optimizer state at all.
+    """
+    inner = {"train": _direction(config), "never": optax.set_to_zero()}
+    for part, step in unfreeze_at.items():
+        inner[part] = optax.conditionally_mask(_direction(config), lambda now, step=step: now >= step)
+
+    def labels(params):
+        return {
+            part: jax.tree.map(lambda _, label=_label(part, unfreeze_at, never): label, tree)
+            for part, tree in params.items()
+        }
+
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    rate = optax.scale_by_learning_rate(schedule(config, total_steps))
+    return optax.chain(*clip, optax.partition(inner, labels), rate)
+
+
+def frozen_parts(step: int, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the parts that are not trained at `step`, for which no gradient need be computed."""
+    return tuple(sorted({*never, *(part for part, start in unfreeze_at.items() if step < start)}))
+
+
+def next_change(step: int, unfreeze_at: Mapping[str, int]) -> float:
+    """Returns the first step after `step` at which `frozen_parts` changes, or infinity."""
+    return min((start for start in unfreeze_at.values() if start > step), default=math.inf)
+
+
+def _label(part: str, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) -> str:
+    if part in never:
+        return "never"
+    return part if unfreeze_at.get(part, 0) > 0 else "train"
+
+
+def _direction(config) -> optax.GradientTransformation:
+    """The step before it is scaled by the learning rate; weight decay is decoupled and falls on every parameter."""
+    if config.name == "sgd":
+        return optax.identity()
+    beta1, beta2 = config.betas
+    adam = optax.scale_by_adam(beta1, beta2, config.eps)
+    if config.name == "adam":
+        return adam
+    return optax.chain(adam, optax.add_decayed_weights(config.weight_decay))

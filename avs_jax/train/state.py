@@ -1,0 +1,69 @@
+"""Everything that a training step changes, in one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from avs_jax import models
+from avs_jax.parallel import mesh as meshes
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run after `step` steps.
+
+    `rng` never changes: step n draws from `fold_in(rng, n)`, so a resumed run draws what an unbroken one does.
+    """
+
+    step: jax.Array  # () int32
+    params: dict
+    model_state: dict  # batch-norm statistics: {"batch_stats": ...}, or empty
+    opt_state: optax.OptState
+    ema_params: dict  # empty unless train.ema_decay > 0
+    rng: jax.Array  # (2,) uint32, the key's data
+
+    def variables(self, averaged: bool = True) -> dict:
+        """Returns what `model.apply` takes; the averaged parameters where they are kept and asked for."""
+        params = self.ema_params if averaged and self.ema_params else self.params
+        return {"params": params, **self.model_state}
+
+
+def init_fn(
+    model: nn.Module, tx: optax.GradientTransformation, batch: Mapping[str, jax.Array], seed: int, ema: bool
+) -> Callable[[], TrainState]:
+    """Returns the function that makes the state; trace it for shapes, jit it for values."""
+
+    def init() -> TrainState:
+        key, rng = jax.random.split(jax.random.key(seed))
+        # Parameters do not depend on the batch's values nor on how many clips it has.
+        one = {name: jnp.zeros((1, *value.shape[1:]), value.dtype) for name, value in batch.items()}
+        variables = dict(model.init({"params": key}, models.prepare(one), train=False))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state={name: tree for name, tree in variables.items() if name == "batch_stats"},
+            opt_state=tx.init(params),
+            ema_params=params if ema else {},
+            rng=jax.random.key_data(rng),
+        )
+
+    return init
+
+
+def create(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Makes the state in place, on the devices of `mesh`."""
+    return jax.jit(init, out_shardings=meshes.replicated(mesh))()
+
+
+def abstract(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Returns the state's shapes, dtypes and layouts without making it; what a checkpoint is restored into."""
+    layout = meshes.replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), jax.eval_shape(init))

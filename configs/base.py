@@ -1,0 +1,133 @@
+"""Every configuration's common ground: all keys, with the values that AVSegFormer was published with for S4.
+
+The other files of this folder call `get_config` and state only what differs. A configuration is locked: a key that does
+not exist here cannot be set, neither in a file nor on the command line (`--config.train.batch_size=4`).
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+BACKBONES = ("resnet50", "pvt_v2_b0", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
+
+
+def get_config(task: str, argument: str = "", image_size: int = 224) -> ConfigDict:
+    """Returns the published AVSegFormer configuration of a task.
+
+    Args:
+      task: "s4", "ms3" or "avss".
+      argument: what stands after the colon of `--config configs/s4.py:resnet50,512`: a backbone and an image size,
+        comma-separated, in any order, each optional.
+      image_size: side of the square images, in pixels, where `argument` gives none.
+
+    Raises:
+      ValueError: a part of `argument` is neither a backbone nor a size.
+    """
+    backbone, size = parse_argument(argument, "pvt_v2_b5", image_size)
+    return ConfigDict(
+        {
+            "task": task,
+            "seed": 123,
+            # Weights to start from: one file or Orbax directory for everything, or for a part of the model.
+            "init_from": {"model": "", "backbone": "", "vggish": ""},
+            "model": _model(task, backbone),
+            "loss": {
+                "frames": "first" if task == "s4" else "all",
+                "main": "cross_entropy" if task == "avss" else "dice",
+                "main_weight": 1.0,
+                "mix": "dice",
+                "mix_weight": 0.1,
+            },
+            "data": {
+                "records": f"data/avsbench_{task}",
+                "train_split": "train",
+                "val_split": "val",
+                "test_split": "test",
+                "image_size": (size, size),
+                "num_frames": 10 if task == "avss" else 5,
+                "flip": False,
+                "workers": 8,
+                "threads": 2,
+                "buffer": 8,
+                "cache": False,
+                # Clips a split of synthetic data, made where `records` has none; empty: real data.
+                "synthetic": {"train": 0, "val": 0, "test": 0, "seed": 0},
+            },
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 2e-5,
+                "schedule": "constant",
+                "warmup_steps": 0,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "weight_decay": 0.01,
+                "clip_norm": 0.0,
+                # Epochs for which a part of the model is not trained (batch norm still follows the data, as published).
+                "freeze": {"backbone": 0},
+            },
+            "train": {
+                "batch_size": 2,
+                "epochs": 30.0,
+                "steps": 0,  # more than 0: in place of epochs
+                "accumulate": 1,
+                "supervised_frames_only": False,
+                "ema_decay": 0.0,
+                "log_every_steps": 50,
+            },
+            "eval": {
+                "batch_size": 2,
+                "every_epochs": 1.0,
+                "every_steps": 0,  # more than 0: in place of every_epochs
+                "protocols": ("clip", "avss" if task == "avss" else "avsbench", "dataset"),
+                "avsbench_batch_size": 2,
+                "count_padded_frames": True,
+                "audio": "",  # negative audio to evaluate beside the true one: "silence,noise:0,swap"
+                "pictures": 4,
+            },
+            "checkpoint": {
+                "every_epochs": 1.0,
+                "every_steps": 0,  # more than 0: in place of every_epochs
+                "keep_latest": 2,
+                "keep_best": 1,
+                "best_metric": "avss/miou" if task == "avss" else "avsbench/miou",
+            },
+        },
+        convert_dict=True,
+    ).lock()
+
+
+def parse_argument(argument: str, backbone: str, size: int) -> tuple[str, int]:
+    """Splits "resnet50,512" into backbone and image size; see `get_config`."""
+    for part in filter(None, (part.strip() for part in (argument or "").split(","))):
+        if part.isdigit():
+            size = int(part)
+        elif part in BACKBONES:
+            backbone = part
+        else:
+            raise ValueError(
+                f"configuration argument {part!r} is neither an image size nor a backbone; known: {', '.join(BACKBONES)}"
+            )
+    return backbone, size
+
+
+def _model(task: str, backbone: str) -> dict:
+    return {
+        "name": "avsegformer",
+        "variant": "released",  # or "paper": the equations of the paper where the released code differs
+        "num_classes": 71 if task == "avss" else 1,
+        "dtype": "float32",  # of activations; parameters and statistics are float32 always
+        # Empty depths and widths: those of the name.
+        "backbone": {"name": backbone, "depths": (), "widths": (), "drop_path": 0.1},
+        "vggish": {"widths": (64, 128, 256, 512), "hidden_dim": 4096, "embedding_dim": 128, "frozen": True},
+        "embed_dim": 256,
+        "num_heads": 8,
+        "num_queries": 300,
+        "learnable_queries": True,
+        "query_generator": {"name": "attention", "num_layers": 6, "ffn_dim": 1024},
+        "encoder": {"num_layers": 6, "ffn_dim": 2048, "num_points": 4, "dropout": 0.1},
+        "decoder": {"num_layers": 6, "ffn_dim": 2048, "dropout": 0.1},
+        "mixer": "channel",
+        "mlp_dim": 2048,
+        "tail_dims": (128, 32),
+        "deformable": "auto",
+    }

@@ -1,0 +1,121 @@
+"""Checkpoints: kept steps, checksums, fallback from damage, restarts."""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avs_jax.train import checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def make(folder, latest=2, best=1):
+    return checkpoint.Checkpoints(folder, latest, best, "clip/J")
+
+
+def state(step):
+    return {"params": {"kernel": jnp.arange(5000.0) + step}, "step": jnp.int32(step), "rng": jnp.uint32([1, step])}
+
+
+def like():
+    layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), state(0))
+
+
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=os.path.getsize)
+
+
+def save(checkpoints, *steps, metric=lambda step: None):
+    for step in steps:
+        value = metric(step)
+        checkpoints.save(step, state(step), {"data": {"next": step}}, None if value is None else {"clip/J": value})
+    checkpoints.wait()
+
+
+def test_restores_what_was_saved(folder):
+    first = make(folder)
+    save(first, 3, 7)
+    first.close()
+    found, meta = make(folder).restore(like())
+    np.testing.assert_array_equal(found["params"]["kernel"], np.arange(5000.0) + 7)
+    assert int(found["step"]) == 7
+    assert meta == {"data": {"next": 7}}
+
+
+def test_nothing_there(folder):
+    assert make(folder).restore(like()) is None
+
+
+def test_keeps_the_newest_and_the_best_over_restarts(folder):
+    first = make(folder)
+    save(first, 1, 2, 3, metric=lambda step: -step)  # step 1 is the best
+    first.close()
+    second = make(folder)
+    save(second, 4, 5, metric=lambda step: -step)
+    assert second.best_step() == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "4", "5"]
+
+
+def test_a_flipped_byte_falls_back_to_the_step_before(folder, caplog):
+    first = make(folder)
+    save(first, 1, 2)
+    first.close()
+    path = largest_file(folder / "2" / "state")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+    second = make(folder)
+    found, meta = second.restore(like())
+    assert meta["data"] == {"next": 1}
+    assert int(found["step"]) == 1
+    assert "2 is damaged" in caplog.text
+    assert (folder.parent / "damaged-2").is_dir()
+    save(second, 2)  # the step's place is free again
+    assert make(folder).restore(like())[1]["data"] == {"next": 2}
+
+
+def test_a_changed_number_in_the_meta_data_is_noticed(folder):
+    first = make(folder)
+    save(first, 10, 20)
+    first.close()
+    (path,) = [p for p in (folder / "20" / "meta").rglob("*") if p.is_file() and '"next":' in p.read_text()]
+    path.write_text(path.read_text().replace('"next": 20', '"next": 21').replace('"next":20', '"next":21'))
+    assert make(folder).restore(like())[1]["data"] == {"next": 10}
+
+
+def test_an_empty_step_directory_is_not_the_newest(folder):
+    first = make(folder)
+    save(first, 1)
+    first.close()
+    (folder / "5").mkdir()
+    assert make(folder).restore(like())[1]["data"] == {"next": 1}
+
+
+def test_all_damaged_is_an_error_and_nothing_is_removed(folder):
+    first = make(folder)
+    save(first, 1)
+    first.close()
+    largest_file(folder / "1" / "state").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="step 1"):
+        make(folder).restore(like())
+    assert (folder / "1").is_dir()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
+def test_a_checksum_notices_every_single_change(dtype):
+    x = np.zeros(37, dtype)
+    sums = {tuple(checkpoint.checksums({"x": jnp.asarray(x)}).values())}
+    for index in range(x.size):
+        changed = x.copy()
+        changed[index] = 1
+        sums.add(tuple(checkpoint.checksums({"x": jnp.asarray(changed)}).values()))
+    assert len(sums) == x.size + 1
