@@ -1,0 +1,50 @@
+"""Image backbones: frames (N, H, W, 3) to four feature maps, at 1/4, 1/8, 1/16 and 1/32 of the image, in this order."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from flax.typing import Dtype
+
+from avs_jax.backbones import pvt_v2, resnet
+
+NAMES = ("resnet50", *pvt_v2.ARCHITECTURES)
+
+
+def create(config, dtype: Dtype | str = "float32") -> nn.Module:
+    """Builds the backbone of `config.model.backbone`.
+
+    Args:
+      config: `name`, one of NAMES; `depths` and `widths`, empty for those of the name (a ResNet's widths are the planes
+        of its four stages, a PVT's are its embedding dimensions); `drop_path`, the rate of a PVT's last block.
+      dtype: of the matrix products and of the maps. Parameters and batch statistics are float32.
+
+    Returns:
+      A module: `module(frames, train)` maps (N, H, W, 3) to a tuple of four maps (N, h, w, channels).
+
+    Raises:
+      ValueError: the name is unknown, or depths or widths do not describe four stages.
+    """
+    _check(config)
+    if config.name == "resnet50":
+        return resnet.ResNet(*resnet.architecture(config), dtype=dtype)
+    return pvt_v2.PVTv2(pvt_v2.architecture(config), drop_path=config.drop_path, dtype=dtype)
+
+
+def channels(config) -> tuple[int, int, int, int]:
+    """Channels of the four maps of `config.model.backbone`, fine to coarse."""
+    _check(config)
+    if config.name == "resnet50":
+        _, widths = resnet.architecture(config)
+        return tuple(resnet.EXPANSION * width for width in widths)
+    return pvt_v2.architecture(config).widths
+
+
+def _check(config) -> None:
+    if config.name not in NAMES:
+        raise ValueError(f"model.backbone.name is {config.name!r}; it must be one of {', '.join(NAMES)}")
+    for field in ("depths", "widths"):
+        values = tuple(getattr(config, field))
+        if values and (len(values) != 4 or min(values) < 1):
+            raise ValueError(
+                f"model.backbone.{field} is {values}; give four positive numbers, one a stage, or none at all"
+            )

@@ -1,0 +1,253 @@
+"""PVT v2 (Wang et al., Computational Visual Media 2022), b0 to b5: a pyramid transformer with reduced keys and values.
+
+The blocks of a stage run as one scan over stacked parameters (leading axis: block), so the 52 blocks of b5 compile as
+fast as four; in training every block keeps only its matrix products and recomputes the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from avs_jax.layers.blocks import Conv, Dense, LayerNorm
+
+BLOCK_EPSILON = 1e-6  # of the blocks' and stages' norms; patch embeddings and reduced keys have PyTorch's 1e-5
+
+_fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_depthwise_normal = nn.initializers.normal(math.sqrt(2 / 9))  # fan-out of one channel's 3x3 taps
+_linear_normal = nn.initializers.normal(0.02)  # published as truncated at +-2: a hundred standard deviations away
+_zeros = nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The four stages of one PVT v2."""
+
+    widths: tuple[int, ...] = (64, 128, 320, 512)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
+    heads: tuple[int, ...] = (1, 2, 5, 8)
+    reductions: tuple[int, ...] = (8, 4, 2, 1)
+
+
+ARCHITECTURES = {
+    "pvt_v2_b0": Architecture(widths=(32, 64, 160, 256)),
+    "pvt_v2_b1": Architecture(),
+    "pvt_v2_b2": Architecture(depths=(3, 4, 6, 3)),
+    "pvt_v2_b3": Architecture(depths=(3, 4, 18, 3)),
+    "pvt_v2_b4": Architecture(depths=(3, 8, 27, 3)),
+    "pvt_v2_b5": Architecture(depths=(3, 6, 40, 3), mlp_ratios=(4, 4, 4, 4)),
+}
+
+
+def architecture(config) -> Architecture:
+    """The stages of `config.name`, with the depths and widths that the configuration gives in place of its own."""
+    named = ARCHITECTURES[config.name]
+    given = dataclasses.replace(
+        named, depths=tuple(config.depths) or named.depths, widths=tuple(config.widths) or named.widths
+    )
+    for width, heads in zip(given.widths, given.heads, strict=True):
+        if width % heads:
+            raise ValueError(
+                f"model.backbone.widths {given.widths} do not divide by the heads {given.heads} of {config.name}"
+            )
+    return given
+
+
+class PVTv2(nn.Module):
+    """Frames (N, H, W, 3) -> four maps (N, H/4, W/4, widths[0]) ... (N, H/32, W/32, widths[3]), normalised.
+
+    `drop_path` is the rate of the last block; it rises linearly from 0 at the first one (rng stream `dropout`).
+    """
+
+    architecture: Architecture
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        stages = self.architecture
+        rates = jnp.linspace(0, self.drop_path, sum(stages.depths))
+        maps, first = [], 0
+        for i, (width, depth) in enumerate(zip(stages.widths, stages.depths, strict=True)):
+            x = PatchEmbedding(width, 7 if i == 0 else 3, 4 if i == 0 else 2, self.dtype, name=f"patch_embed{i + 1}")(x)
+            blocks = _scan(depth)(
+                stages.heads[i], stages.mlp_ratios[i], stages.reductions[i], self.dtype, name=f"stage{i + 1}"
+            )
+            x, _ = blocks(x, rates[first : first + depth] if train and self.drop_path else None)
+            x = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name=f"norm{i + 1}")(x)
+            maps.append(x)
+            first += depth
+        return tuple(maps)
+
+
+class PatchEmbedding(nn.Module):
+    """Overlapping patches: (N, H, W, C) -> (N, H / stride, W / stride, width), normalised."""
+
+    width: int
+    size: int
+    stride: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Conv(
+            self.width,
+            self.size,
+            stride=self.stride,
+            padding=self.size // 2,
+            kernel_init=_fan_out_normal,
+            bias_init=_zeros,
+            dtype=self.dtype,
+            name="proj",
+        )(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on a map (N, h, w, C); returns (map, None), the form that a scan needs.
+
+    `drop_rate` is the block's drop path rate, or None when nothing drops.
+    """
+
+    heads: int
+    mlp_ratio: int
+    reduction: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: jax.Array | None) -> tuple[jax.Array, None]:
+        y = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name="norm1")(x)
+        y = ReducedAttention(self.heads, self.reduction, self.dtype, name="attn")(y)
+        x = x + self._drop_path(y, drop_rate)
+        y = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name="norm2")(x)
+        y = ConvolutionalMLP(self.mlp_ratio, self.dtype, name="mlp")(y)
+        return x + self._drop_path(y, drop_rate), None
+
+    def _drop_path(self, x: jax.Array, rate: jax.Array | None) -> jax.Array:
+        """Drops the branch of whole samples with probability `rate`, which a scan traces, and scales the rest."""
+        if rate is None:
+            return x
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (x.shape[0], 1, 1, 1))
+        return jnp.where(kept, x / (1 - rate).astype(x.dtype), 0)
+
+
+def _scan(depth: int) -> type[nn.Module]:
+    """`Block` repeated `depth` times, parameters stacked on a leading axis."""
+    block = nn.remat(Block, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=0,
+        length=depth,
+    )
+
+
+class ReducedAttention(nn.Module):
+    """Self attention on a map (N, h, w, C) whose keys and values come from the map reduced `reduction` times a side."""
+
+    heads: int
+    reduction: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        query = _dense(c, self.dtype, "q")(x).reshape(n, h * w, self.heads, c // self.heads)
+        if self.reduction > 1:
+            x = SpatialReduction(self.reduction, self.dtype, name="sr")(x)
+            x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        key_value = _dense(2 * c, self.dtype, "kv")(x).reshape(n, -1, 2, self.heads, c // self.heads)
+        y = jax.nn.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
+        return _dense(c, self.dtype, "proj")(y.reshape(n, h, w, c))
+
+
+class SpatialReduction(nn.Module):
+    """Convolution whose kernel size is its stride: (N, h, w, C) -> (N, h // size, w // size, C).
+
+    Incomplete patches are cut off. As patches do not overlap, it is a reshape and one matrix product, whose weight
+    gradient is several times cheaper than a convolution's.
+    """
+
+    size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        size, rows, columns = self.size, h // self.size, w // self.size
+        kernel = self.param("kernel", _fan_out_normal, (size, size, c, c), jnp.float32).astype(self.dtype)
+        bias = self.param("bias", _zeros, (c,), jnp.float32).astype(self.dtype)
+        patches = x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, c)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, size * size * c)
+        return patches @ kernel.reshape(size * size * c, c) + bias
+
+
+class ConvolutionalMLP(nn.Module):
+    """Linear, depthwise 3x3 convolution, exact GELU, linear on a map (N, h, w, C)."""
+
+    ratio: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        y = _dense(self.ratio * c, self.dtype, "fc1")(x)
+        y = DepthwiseConv(self.dtype, name="dwconv")(y)
+        y = y * 0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5)))  # XLA has a faster erf than the erfc of nn.gelu
+        return _dense(c, self.dtype, "fc2")(y)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise 3x3 convolution with bias on a map (N, h, w, C), zeros outside. The kernel is (3, 3, 1, C)."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        kernel = self.param("kernel", _depthwise_normal, (3, 3, 1, c), jnp.float32)
+        bias = self.param("bias", _zeros, (c,), jnp.float32)
+        return depthwise_conv(x, kernel[:, :, 0].astype(self.dtype)) + bias.astype(self.dtype)
+
+
+@jax.custom_vjp
+def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves each channel of x (N, h, w, C) with its own taps (3, 3, C), zeros outside, as nine shifted products.
+
+    XLA's grouped convolution is an order of magnitude slower than these on a CPU, forward and backward.
+    """
+    padded = _pad(x)
+    return sum(_shift(padded, x, i, j) * kernel[i, j] for i in range(3) for j in range(3))
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array):
+    return depthwise_conv(x, kernel), (x, kernel)
+
+
+def _depthwise_backward(saved, gradient: jax.Array):
+    x, kernel = saved
+    padded = _pad(x)
+    taps = [[jnp.sum(_shift(padded, x, i, j) * gradient, axis=(0, 1, 2)) for j in range(3)] for i in range(3)]
+    return depthwise_conv(gradient, kernel[::-1, ::-1]), jnp.stack([jnp.stack(row) for row in taps])
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _pad(x: jax.Array) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _shift(padded: jax.Array, x: jax.Array, i: int, j: int) -> jax.Array:
+    return padded[:, i : i + x.shape[1], j : j + x.shape[2]]
+
+
+def _dense(features: int, dtype: Dtype, name: str) -> Dense:
+    return Dense(features, kernel_init=_linear_normal, bias_init=_zeros, dtype=dtype, name=name)

@@ -1,0 +1,38 @@
+"""VGGish (Hershey et al., ICASSP 2017), the audio encoder: log-mel patches to embeddings."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from avs_jax.layers.blocks import Conv, Dense
+
+CONVS_PER_STAGE = (1, 1, 2, 2)  # each stage ends in a 2x2 max pool
+
+
+class VGGish(nn.Module):
+    """Log-mel (N, 96, 64) -> embedding (N, embedding_dim) >= 0: the last ReLU stays, no PCA and no quantisation follow.
+
+    The feature map is flattened in (time, mel, channel) order, as the published weights expect. Fresh parameters are
+    PyTorch's defaults. The pooled maps are sown as `pool0` to `pool3`.
+    """
+
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    hidden_dim: int = 4096
+    embedding_dim: int = 128
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, log_mel: jax.Array) -> jax.Array:
+        x = log_mel[..., None]
+        for stage, (width, convs) in enumerate(zip(self.widths, CONVS_PER_STAGE, strict=True)):
+            for conv in range(convs):
+                x = nn.relu(Conv(width, 3, padding=1, name=f"conv{stage}_{conv}", dtype=self.dtype)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            self.sow("intermediates", f"pool{stage}", x)
+        x = x.reshape(x.shape[0], -1)
+        for layer, features in enumerate((self.hidden_dim, self.hidden_dim, self.embedding_dim)):
+            x = nn.relu(Dense(features, name=f"fc{layer}", dtype=self.dtype)(x))
+        return x
