@@ -112,8 +112,8 @@ class GroupNorm(nn.GroupNorm):
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, as PyTorch does it; collection `batch_stats`: `mean`, `var`.
 
-    In training the batch's own statistics normalise (with the biased variance) and the running ones move by
-    `momentum` towards them (with the *unbiased* variance, which flax's layer lacks). Otherwise the running ones normalise.
+    In training the batch's own statistics normalise (with the biased variance) and the running ones move towards them
+    by `momentum` (with the *unbiased* variance, which flax's layer lacks). Otherwise the running ones normalise.
     """
 
     momentum: float = 0.1
@@ -142,7 +142,7 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch x (N, ...) of whole samples with probability `rate`, scales the rest."""
+    """Stochastic depth: zeroes a residual branch (N, ...) of whole samples with probability `rate`, scales the rest."""
 
     rate: float
 

@@ -1,0 +1,151 @@
+"""Bilinear sampling for deformable attention: several forms of one function.
+
+Locations are (x, y) in [0, 1] from edge to edge of a map, so a cell's centre lies at ((column + 0.5) / w,
+(row + 0.5) / h). Outside the map is zero: each of a sample's four corners counts only where it lies inside.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Form = Literal["auto", "gather", "packed", "looped"]
+Shapes = tuple[tuple[int, int], ...]
+
+
+def sample(
+    value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes, form: Form = "auto"
+) -> jax.Array:
+    """Sums weighted bilinear samples over levels and points: (N, Q, heads, d), in the type of `value`.
+
+    value: (N, S, heads, d), the maps of the given (h, w) level by level, row by row; S is the sum of all h w.
+    locations: (N, Q, heads, levels, points, 2), (x, y); weights: (N, Q, heads, levels, points).
+    form: "gather" takes the corners of every level with one gather each: the plain reference. "packed" lays the four
+    neighbours of every grid point side by side and reads a sample with one gather; its backward pass gathers again
+    instead of keeping what it read. "looped" is "packed" for one frame and head at a time: by far the fastest on a
+    CPU, elsewhere it is serial and would gather a batch that is sharded. "auto" is "looped" on CPU, else "packed".
+    """
+    if value.shape[1] != sum(h * w for h, w in shapes):
+        raise ValueError(f"{value.shape[1]} tokens do not fill maps of the sizes {shapes}")
+    match form:
+        case "auto":
+            return jax.lax.platform_dependent(
+                value,
+                locations,
+                weights,
+                cpu=functools.partial(_looped, shapes=shapes),
+                default=functools.partial(_packed, shapes=shapes),
+            )
+        case "packed":
+            return _packed(value, locations, weights, shapes)
+        case "looped":
+            return _looped(value, locations, weights, shapes)
+        case "gather":
+            return _gather(value, locations, weights, shapes)
+    raise ValueError(f"no form of sampling is named {form!r}; known: auto, gather, packed, looped")
+
+
+def _gather(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
+    frames, _, heads, features = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    locations = locations.astype(jnp.promote_types(locations.dtype, jnp.float32))
+    output, start = 0, 0
+    for level, (height, width) in enumerate(shapes):
+        cells = value[:, start : start + height * width]
+        start += height * width
+        x = locations[:, :, :, level, :, 0] * width - 0.5  # (N, Q, heads, points)
+        y = locations[:, :, :, level, :, 1] * height - 0.5
+        for column in (jnp.floor(x), jnp.floor(x) + 1):
+            for row in (jnp.floor(y), jnp.floor(y) + 1):
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                share = (1 - jnp.abs(x - column)) * (1 - jnp.abs(y - row)) * weights[:, :, :, level]
+                index = (jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)).astype(jnp.int32)
+                index = jnp.moveaxis(index, 3, 2).reshape(frames, queries * points, heads, 1)
+                corner = jnp.take_along_axis(cells, index, axis=1).reshape(frames, queries, points, heads, features)
+                output += jnp.einsum("nqhp,nqphd->nqhd", jnp.where(inside, share, 0), corner)
+    return output.astype(value.dtype)
+
+
+def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
+    over_heads = jax.vmap(functools.partial(_sample_one, shapes), in_axes=1, out_axes=1)
+    return jax.vmap(over_heads)(value, locations, weights)
+
+
+def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
+    frames, queries, heads = locations.shape[:3]
+
+    def unfold(x: jax.Array) -> jax.Array:  # (N, L, heads, ...) -> (N heads, L, ...)
+        return jnp.moveaxis(x, 2, 1).reshape(frames * heads, x.shape[1], *x.shape[3:])
+
+    arguments = unfold(value), unfold(locations), unfold(weights)
+    output = jax.lax.map(lambda one: _sample_one(shapes, *one), arguments)
+    return jnp.moveaxis(output.reshape(frames, heads, queries, -1), 1, 2)
+
+
+# Rematerialised: the loop's backward pass then keeps nothing but the arguments.
+@functools.partial(jax.checkpoint, static_argnums=(0,))
+def _sample_one(shapes: Shapes, value: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    """Samples one head of one frame: value (S, d), locations (Q, levels, points, 2), weights (Q, levels, points)."""
+    return _sum_rows(shapes, value, *_rows_and_shares(locations, weights, shapes))
+
+
+def _pack(value: jax.Array, shapes: Shapes) -> jax.Array:
+    """(S, d) -> (R, 4, d): for every grid point its upper left, upper right, lower left and lower right cell.
+
+    A map of (h, w) cells has (h + 1)(w + 1) grid points; what lies outside is zero.
+    """
+    rows, start = [], 0
+    for height, width in shapes:
+        cells = value[start : start + height * width].reshape(height, width, -1)
+        cells = jnp.pad(cells, ((1, 1), (1, 1), (0, 0)))
+        neighbours = jnp.stack([cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]], axis=2)
+        rows.append(neighbours.reshape((height + 1) * (width + 1), 4, -1))
+        start += height * width
+    return jnp.concatenate(rows)
+
+
+def _rows_and_shares(locations: jax.Array, weights: jax.Array, shapes: Shapes) -> tuple[jax.Array, jax.Array]:
+    """The row (Q, levels x points) of `_pack` that each sample reads, and its four corners' shares (..., 4)."""
+    size = np.array([(width, height) for height, width in shapes])[:, None]  # (levels, 1, xy)
+    grid = size + 1
+    first_row = np.cumsum(np.prod(grid, -1), axis=0) - np.prod(grid, -1)  # (levels, 1)
+
+    pixel = locations.astype(jnp.promote_types(locations.dtype, jnp.float32)) * size - 0.5
+    corner = jnp.floor(pixel)
+    x, y = jnp.moveaxis(pixel - corner, -1, 0)
+    touches = jnp.all((corner >= -1) & (corner < size), axis=-1)
+    column, row = jnp.moveaxis(jnp.where(touches[..., None], corner + 1, 0).astype(jnp.int32), -1, 0)
+    rows = first_row + row * grid[..., 0] + column
+
+    shares = jnp.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1)
+    shares *= jnp.where(touches, weights, 0)[..., None]
+    return rows.reshape(len(rows), -1), shares.reshape(len(rows), -1, 4)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_rows(shapes: Shapes, value: jax.Array, rows: jax.Array, shares: jax.Array) -> jax.Array:
+    """Sums the packed rows of value (S, d) that every query reads, times their shares: (Q, d)."""
+    corners = _pack(value, shapes)[rows].astype(shares.dtype)  # (Q, levels x points, 4, d)
+    # A product and a sum, not an einsum: XLA fuses them with the gather.
+    return jnp.sum(corners * shares[..., None], axis=(1, 2)).astype(value.dtype)
+
+
+def _sum_rows_forward(shapes: Shapes, value: jax.Array, rows: jax.Array, shares: jax.Array):
+    return _sum_rows(shapes, value, rows, shares), (value, rows, shares)
+
+
+def _sum_rows_backward(shapes: Shapes, residuals, cotangent: jax.Array):
+    """One gather for the shares' gradient; one scatter-add, in the shares' precision, for the value's."""
+    value, rows, shares = residuals
+    table, unpack = jax.vjp(lambda value: _pack(value, shapes), value.astype(shares.dtype))
+    cotangent = cotangent.astype(shares.dtype)[:, None, None]
+    shares_gradient = jnp.sum(table[rows] * cotangent, axis=-1)
+    table_gradient = jnp.zeros_like(table).at[rows].add(shares[..., None] * cotangent)
+    return unpack(table_gradient)[0].astype(value.dtype), None, shares_gradient
+
+
+_sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)

@@ -1,0 +1,325 @@
+"""AVSegFormer (Gao et al., "AVSegFormer: Audio-Visual Segmentation with Transformer", AAAI 2024).
+
+One file, read from the top: the model, its head, and the head's parts in the order in which data passes them.
+
+Shapes: B clips of T frames of H x W pixels; N = B T frames, since no operation mixes frames; D = `embed_dim`;
+Q = `num_queries`; h, w = H / 4, W / 4; S tokens of the levels 1/8, 1/16, 1/32 together. Maps are NHWC.
+
+`variant` tells the released code ("released") from the paper ("paper") where they differ within the model: in the
+mixer (equations 2 and 3) and in how the mixing loss reads the mask feature. What the paper does not spell out
+(normalisation, the convolutions around the mask feature and at the end) follows the released code in both.
+
+Intermediate tensors are sown into the collection "intermediates" under the names audio_embedding, audio_feat,
+backbone_0..3, in_proj_0..3, query_generator_0.., encoder_0.., decoder_0.., lateral, out_conv, gate, mlp, fc_0,
+mask_feature, pred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from avs_jax import backbones
+from avs_jax.backbones.vggish import VGGish
+from avs_jax.layers.attention import MultiHeadAttention, attention_weights, merge_heads, split_heads
+from avs_jax.layers.blocks import Conv, Dense, FeedForward, GroupNorm, LayerNorm, xavier_uniform
+from avs_jax.layers.deformable import DeformableEncoderLayer
+from avs_jax.layers.position import cell_centres, sine_position_encoding
+from avs_jax.layers.resize import resize_bilinear
+from avs_jax.models.outputs import AVSegFormerOutputs
+
+xavier = xavier_uniform()  # of every kernel and embedding of the head, except where the layers say otherwise
+
+
+class AVSegFormer(nn.Module):
+    """Visual backbone, VGGish and the head. `config` is config.model; its keys are described in configs/base.py."""
+
+    config: Any
+
+    def setup(self):
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.backbone = backbones.create(c.backbone, dtype)
+        self.vggish = VGGish(c.vggish.widths, c.vggish.hidden_dim, c.vggish.embedding_dim, dtype)
+        self.audio_proj = Dense(c.embed_dim, dtype=dtype)
+        self.head = AVSegHead(c)
+
+    def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> AVSegFormerOutputs:
+        """Segments what sounds.
+
+        inputs: frames (B, T, H, W, 3) float32, normalised; log_mel (B, T, 96, 64) or audio_embedding (B, T, 128);
+        frame_valid (B, T) bool, optional: of other frames the features are zeroed, and all outputs are zero.
+        H and W must be multiples of 4, or of what the backbone asks; otherwise ValueError.
+        """
+        frames = inputs["frames"]
+        clips = frames.shape[:2]
+        if frames.shape[2] % 4 or frames.shape[3] % 4:
+            raise ValueError(
+                f"frames of {frames.shape[2]} x {frames.shape[3]} pixels; both sizes must be multiples of 4"
+            )
+
+        audio = self.audio_tokens(inputs)
+        maps = self.backbone(frames.reshape(-1, *frames.shape[2:]), train)
+        for i, feature in enumerate(maps):
+            self.sow("intermediates", f"backbone_{i}", feature)
+
+        valid = inputs.get("frame_valid", jnp.ones(clips, bool)).reshape(-1, 1, 1, 1)
+        maps = tuple(jnp.where(valid, feature, 0) for feature in maps)
+        outputs = self.head(maps, audio, deterministic=not train)
+        outputs = jax.tree.map(lambda x: jnp.where(valid, x, 0).astype(jnp.float32), outputs)
+        self.sow("intermediates", "mask_feature", outputs.mask_features)
+        self.sow("intermediates", "pred", outputs.mask_logits)
+        return jax.tree.map(lambda x: x.reshape(*clips, *x.shape[1:]), outputs)
+
+    def audio_tokens(self, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        """One token (N, 1, D) a frame, of its own second of sound."""
+        if "audio_embedding" in inputs:
+            embedding = inputs["audio_embedding"]
+            embedding = embedding.reshape(-1, embedding.shape[-1])
+        else:
+            log_mel = inputs["log_mel"]
+            embedding = self.vggish(log_mel.reshape(-1, *log_mel.shape[2:]))
+        if self.config.vggish.frozen:
+            embedding = jax.lax.stop_gradient(embedding)
+        self.sow("intermediates", "audio_embedding", embedding)
+        audio = self.audio_proj(embedding)[:, None]
+        self.sow("intermediates", "audio_feat", audio)
+        return audio
+
+
+class AVSegHead(nn.Module):
+    """What follows the two encoders (section 3): queries made of audio, a mask feature, and their product."""
+
+    config: Any
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], audio: jax.Array, deterministic: bool = True) -> AVSegFormerOutputs:
+        """From maps (N, H / s, W / s, C_s), s = 4, 8, 16, 32, and audio (N, 1, D); N stays folded in the outputs."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        maps = [self.project(i, feature) for i, feature in enumerate(maps)]  # (N, H / s, W / s, D)
+
+        memory = PixelEncoder(c, name="encoder")(maps[1:], deterministic)  # (N, S, D)
+        queries = QueryGenerator(c, name="query_generator")(audio)  # (N, Q, D)
+        if c.learnable_queries:
+            learnable = self.param("learnable_query", xavier, (c.num_queries, c.embed_dim), jnp.float32)
+            queries += learnable.astype(dtype)
+        queries = QueryDecoder(c, name="decoder")(queries, memory, deterministic)
+
+        mask_feature = MaskFeature(dtype, name="mask_feature")(maps[0], memory, maps[1].shape[1:3])  # (N, h, w, D)
+        mask_feature = self.mix(mask_feature, audio)
+        mask_logits = MaskPredictor(c, name="predictor")(mask_feature, queries)  # (N, H, W, classes)
+        mix_logits = None
+        if c.variant == "paper":
+            mix_logits = Dense(1, kernel_init=xavier, dtype=dtype, name="mix_proj")(mask_feature)
+        return AVSegFormerOutputs(mask_logits, mask_feature, mix_logits)
+
+    def project(self, level: int, feature: jax.Array) -> jax.Array:
+        """Brings a map to D channels."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        feature = Dense(c.embed_dim, kernel_init=xavier, dtype=dtype, name=f"input_conv_{level}")(feature)
+        feature = GroupNorm(dtype=dtype, name=f"input_norm_{level}")(feature)
+        self.sow("intermediates", f"in_proj_{level}", feature)
+        return feature
+
+    def mix(self, mask_feature: jax.Array, audio: jax.Array) -> jax.Array:
+        """The cross-modal mixer (section 3.4), in the kinds that the paper's table 2 compares."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        match c.mixer:
+            case "channel":
+                return ChannelMixer(c.num_heads, c.variant, dtype, name="mixer")(mask_feature, audio)
+            case "cross":
+                return CrossAttentionMixer(c.num_heads, dtype, name="mixer")(mask_feature, audio)
+            case "none":
+                return mask_feature
+        raise ValueError(f"config.model.mixer is {c.mixer!r}; known mixers: channel, cross, none")
+
+
+class PixelEncoder(nn.Module):
+    """Deformable self-attention over the levels 1/8, 1/16, 1/32 together."""
+
+    config: Any
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], deterministic: bool) -> jax.Array:
+        """Maps (N, h_l, w_l, D) -> tokens (N, S, D), level by level, each row by row."""
+        c, e, dtype = self.config, self.config.encoder, jnp.dtype(self.config.dtype)
+        shapes = tuple(feature.shape[1:3] for feature in maps)
+        tokens = jnp.concatenate([feature.reshape(len(feature), -1, c.embed_dim) for feature in maps], axis=1)
+
+        level_embed = self.param("level_embed", nn.initializers.normal(1.0), (len(maps), c.embed_dim), jnp.float32)
+        position = jnp.concatenate(
+            [
+                sine_position_encoding(jnp.ones((1, *shape), bool), c.embed_dim // 2).reshape(1, -1, c.embed_dim)
+                + level
+                for shape, level in zip(shapes, level_embed, strict=True)
+            ],
+            axis=1,
+        )
+        centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], len(shapes), 2))
+        for i in range(e.num_layers):
+            layer = DeformableEncoderLayer(
+                c.num_heads, e.num_points, e.ffn_dim, e.dropout, xavier, c.deformable, dtype, name=f"layer_{i}"
+            )
+            tokens = layer(tokens, position.astype(dtype), centres, shapes, deterministic)
+            self.sow("intermediates", f"encoder_{i}", tokens)
+        return tokens
+
+
+class QueryGenerator(nn.Module):
+    """Queries (N, Q, D) out of the audio token (N, 1, D) of each frame (section 3.2)."""
+
+    config: Any
+
+    @nn.compact
+    def __call__(self, audio: jax.Array) -> jax.Array:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        shape = (audio.shape[0], c.num_queries, c.embed_dim)
+        if c.query_generator.name == "repeat":
+            return jnp.broadcast_to(audio, shape)
+        query = self.param("query", xavier, shape[1:], jnp.float32)
+        queries = jnp.broadcast_to(query.astype(dtype), shape)
+        for i in range(c.query_generator.num_layers):
+            layer = QueryLayer(c.num_heads, c.query_generator.ffn_dim, use_bias=False, dtype=dtype, name=f"layer_{i}")
+            queries = layer(queries, audio)
+            self.sow("intermediates", f"query_generator_{i}", queries)
+        return queries
+
+
+class QueryDecoder(nn.Module):
+    """Queries (N, Q, D) read the encoder's tokens, of all levels (section 3.2)."""
+
+    config: Any
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool) -> jax.Array:
+        c, dtype = self.config.decoder, jnp.dtype(self.config.dtype)
+        for i in range(c.num_layers):
+            layer = QueryLayer(self.config.num_heads, c.ffn_dim, c.dropout, dtype=dtype, name=f"layer_{i}")
+            queries = layer(queries, memory, deterministic)
+            self.sow("intermediates", f"decoder_{i}", queries)
+        return queries
+
+
+class QueryLayer(nn.Module):
+    """Queries look at each other, then at a memory; feed-forward. Each step is dropped out, added and normalised."""
+
+    num_heads: int
+    ffn_dim: int
+    dropout: float = 0.0
+    use_bias: bool = True  # of the attentions
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool = True) -> jax.Array:
+        """queries (N, Q, D), memory (N, K, D) -> (N, Q, D). Neither carries a position."""
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+
+        def attend(name: str, source: jax.Array) -> jax.Array:
+            attention = MultiHeadAttention(self.num_heads, self.use_bias, self.dropout, self.dtype, name=name)
+            return attention(queries, source, source, deterministic=deterministic)
+
+        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + drop(attend("self_attn", queries)))
+        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + drop(attend("cross_attn", memory)))
+        update = FeedForward(self.ffn_dim, self.dropout, xavier, self.dtype, name="ffn")(queries, deterministic)
+        return LayerNorm(dtype=self.dtype, name="norm3")(queries + drop(update))
+
+
+class MaskFeature(nn.Module):
+    """The feature that masks are read from (N, h, w, D): the backbone's 1/4 map plus the encoder's 1/8 level."""
+
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, finest: jax.Array, memory: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """finest: (N, h, w, D); memory: (N, S, D), which starts with the 1/8 level of `shape`."""
+        frames, features = memory.shape[0], memory.shape[-1]
+        lateral = Dense(features, kernel_init=xavier, dtype=self.dtype, name="lateral_conv")(finest)
+        lateral = GroupNorm(dtype=self.dtype, name="lateral_norm")(lateral)
+        self.sow("intermediates", "lateral", lateral)
+
+        encoded = memory[:, : shape[0] * shape[1]].reshape(frames, *shape, features)
+        x = lateral + resize_bilinear(encoded, finest.shape[1:3])
+        x = Conv(features, 3, padding=1, kernel_init=xavier, dtype=self.dtype, name="output_conv")(x)
+        x = nn.relu(GroupNorm(dtype=self.dtype, name="output_norm")(x))
+        self.sow("intermediates", "out_conv", x)
+        return x
+
+
+class ChannelMixer(nn.Module):
+    """Channel attention: what the audio finds in the mask feature M weighs M's channels (equations 2 and 3).
+
+    omega = softmax(q k^T / sqrt(D / heads)) v, with q of the audio token, k and v of M's pixels. The paper's variant
+    returns M + M omega; the released code M sigmoid(proj(omega)), without a residual.
+    """
+
+    num_heads: int
+    variant: str
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, mask_feature: jax.Array, audio: jax.Array) -> jax.Array:
+        """mask_feature (N, h, w, D), audio (N, 1, D) -> (N, h, w, D)."""
+        frames, features = mask_feature.shape[0], mask_feature.shape[-1]
+        pixels = mask_feature.reshape(frames, -1, features)
+
+        def project(x: jax.Array, name: str, stacked: int) -> jax.Array:
+            init = xavier_uniform(stacked)
+            return split_heads(
+                Dense(features, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)(x), self.num_heads
+            )
+
+        query, key, value = project(audio, "query", 1), project(pixels, "key", 2), project(pixels, "value", 2)
+        weights = attention_weights(query, key).astype(self.dtype)  # (N, heads, 1, h w)
+        omega = merge_heads(jnp.einsum("nhqk,nkhd->nqhd", weights, value))  # (N, 1, D)
+        if self.variant == "paper":
+            gate = 1 + omega
+        else:
+            gate = nn.sigmoid(Dense(features, kernel_init=xavier, dtype=self.dtype, name="out")(omega))
+        self.sow("intermediates", "gate", gate)
+        return mask_feature * gate[:, None]
+
+
+class CrossAttentionMixer(nn.Module):
+    """The alternative of table 2: every pixel asks the audio, M + attention(query = M's pixels, key = value = audio).
+
+    With the one audio token of a frame, every pixel of the frame is given the same vector. The paper gives no equation;
+    the residual is that of equation 3.
+    """
+
+    num_heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, mask_feature: jax.Array, audio: jax.Array) -> jax.Array:
+        """mask_feature (N, h, w, D), audio (N, 1, D) -> (N, h, w, D)."""
+        pixels = mask_feature.reshape(mask_feature.shape[0], -1, mask_feature.shape[-1])
+        attention = MultiHeadAttention(self.num_heads, use_bias=False, dtype=self.dtype, name="attention")
+        return mask_feature + attention(pixels, audio, audio).reshape(mask_feature.shape)
+
+
+class MaskPredictor(nn.Module):
+    """Logits (N, 4 h, 4 w, classes) = FC(M + MLP(M Q)) (section 3.5), of mask feature M and decoded queries Q."""
+
+    config: Any
+
+    @nn.compact
+    def __call__(self, mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
+        """mask_feature (N, h, w, D), queries (N, Q, D)."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        _, height, width, features = mask_feature.shape
+
+        x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries)
+        x = nn.relu(Dense(c.mlp_dim, kernel_init=xavier, dtype=dtype, name="mlp_0")(x))
+        x = nn.relu(Dense(c.mlp_dim, kernel_init=xavier, dtype=dtype, name="mlp_1")(x))
+        x = Dense(features, kernel_init=xavier, dtype=dtype, name="mlp_2")(x)
+        self.sow("intermediates", "mlp", x)
+
+        x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
+        self.sow("intermediates", "fc_0", x)
+        x = resize_bilinear(x, (4 * height, 4 * width))  # no activation before it
+        x = nn.relu(Conv(c.tail_dims[1], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_1")(x))
+        return Dense(c.num_classes, use_bias=False, kernel_init=xavier, dtype=dtype, name="tail_2")(x)

@@ -1,0 +1,28 @@
+"""What the models return, and the one reading that all of them share: class scores per pixel."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from avs_jax.layers.resize import resize_bilinear
+
+
+@struct.dataclass
+class AVSegFormerOutputs:
+    """B clips of T frames of H x W pixels; h, w = H / 4, W / 4."""
+
+    mask_logits: jax.Array  # (B, T, H, W, classes), float32
+    mask_features: jax.Array  # (B, T, h, w, D), float32: the mixed mask feature, which the mixing loss looks at
+    mix_logits: jax.Array | None = None  # (B, T, h, w, 1), float32: the paper's linear integration of its channels
+
+
+def semantic_scores(outputs: AVSegFormerOutputs, image_size: tuple[int, int]) -> jax.Array:
+    """Probabilities (B, T, *image_size, classes), float32: sigmoid of a single class, else softmax over the classes.
+
+    Scores of another size than `image_size` (height, width) are resized bilinearly.
+    """
+    logits = outputs.mask_logits.astype(jnp.float32)
+    scores = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, axis=-1)
+    return resize_bilinear(scores, image_size)
