@@ -1,0 +1,132 @@
+"""One record -> one clip of a batch: decoding, published preprocessing, random transforms, padding to T frames."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from data_pipeline import audio_conditions, augment, schema
+from data_pipeline.options import LoaderOptions
+from data_pipeline.records import RecordSet
+from data_pipeline.tfrecord import RecordError
+
+_JPEG = b"\xff\xd8"
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """An encoded JPEG or PNG as (H, W, 3) uint8 RGB; the same pixels as Pillow's."""
+    if data.startswith(_JPEG):
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def decode_mask(data: bytes) -> np.ndarray:
+    """A PNG of class indices as (H, W) uint8."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+class ClipSource:
+    """The clips of one split, decoded: a random-access source for Grain.
+
+    `self[i]` does what is the same in every epoch (and keeps it, where `options.cache` says so); `finish` does the
+    random transforms and the padding.
+    """
+
+    def __init__(self, opened: RecordSet, split: str, options: LoaderOptions, training: bool):
+        self._records = opened.source(split)
+        self._options = options
+        self._audio = audio_conditions.AudioCondition.parse(options.audio)
+        self._numbers = {name: number for number, name in enumerate(opened.categories)}
+        name = options.preprocess
+        if name == "published":
+            name = augment.published_preprocess(options.task, training)
+        self._crops = training and options.min_crop < 1
+        self._flips = training and options.flip
+        self._preprocess = None if self._crops else augment.PREPROCESS[name]
+        self._cache: dict[int, dict] | None = {} if options.cache else None
+
+    def __getstate__(self) -> dict:  # what goes to worker processes
+        return self.__dict__ | {"_cache": None if self._cache is None else {}}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"ClipSource({self._records!r})"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether `finish` needs a random generator."""
+        return self._crops or self._flips
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if self._cache is None:
+            return self._decode(index)
+        if index not in self._cache:
+            self._cache[index] = self._decode(index)
+        return self._cache[index]
+
+    def finish(self, clip: dict[str, np.ndarray], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """The clip as it stands in a batch; the arrays that came in are left as they are."""
+        frames, masks = clip["frames"], clip["masks"]
+        if self._crops:
+            frames, masks = augment.random_crop(frames, masks, self._options.image_size, self._options.min_crop, rng)
+        if self._flips:
+            frames, masks = augment.random_flip(frames, masks, rng)
+        length = self._options.frames
+        return clip | {"frames": _pad(frames, length), "masks": _pad(masks, length)}
+
+    def _decode(self, index: int) -> dict[str, np.ndarray]:
+        record = self._read(index)
+        length = self._options.frames
+        if len(record.frame_valid) > length and not self._options.supervised_frames_only:
+            raise RecordError(
+                f"{self._records.where(index)}: clip {record.name} has {len(record.frame_valid)} frames, more than "
+                f"num_frames={length}"
+            )
+        frames, masks = self._images(index, record)
+        return {
+            "frames": frames,
+            "masks": masks,
+            "log_mel": _pad(self._log_mel(index, record), length),
+            "frame_valid": _pad(record.frame_valid, length),
+            "mask_valid": _pad(record.mask_valid, length),
+            "clip_valid": np.bool_(True),
+            "category": np.int32(self._numbers.get(record.category, -1)),
+            "clip_index": np.int32(index),
+        }
+
+    def _read(self, index: int) -> schema.Record:
+        raw = self._records[index]
+        try:
+            return schema.decode(raw)
+        except RecordError as error:
+            raise RecordError(f"{self._records.where(index)}: {error}") from error
+
+    def _images(self, index: int, record: schema.Record) -> augment.Pair:
+        size, length = self._options.image_size, self._options.frames
+        try:
+            frames = np.stack([decode_image(data) for data in record.frames[:length]])
+            masks = [decode_mask(data) for data in record.masks[:length]]
+            masks = np.stack(masks) if masks else np.zeros((0, *frames.shape[1:3]), np.uint8)
+        except (ValueError, OSError) as error:  # the record is as it was written, so the raw clip was bad
+            raise RecordError(
+                f"{self._records.where(index)}: the images of clip {record.name} cannot be decoded ({error}): "
+                "repair its raw files and convert again"
+            ) from error
+        return self._preprocess(frames, masks, size) if self._preprocess else (frames, masks)
+
+    def _log_mel(self, index: int, record: schema.Record) -> np.ndarray:
+        if self._audio.borrows:
+            return self._read(audio_conditions.lender(self._audio, index, self._records.notes)).log_mel
+        return audio_conditions.log_mel(self._audio, record, index, repeat_last=self._options.task != "avss")
+
+
+def _pad(array: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` entries, filled up with zeros."""
+    if len(array) >= length:
+        return array[:length]
+    return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])

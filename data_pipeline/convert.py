@@ -1,0 +1,297 @@
+"""Raw data set -> sharded TFRecord, in several processes, resumable, with a report.
+
+    python -m data_pipeline.convert --dataset s4 --source /data/AVSBench/Single-source --out records
+    python -m data_pipeline.convert --dataset synthetic --task ms3 --clips 200,40,40 --out records
+
+Everything is checked first, and everything that is missing or damaged is listed at once (`--on-problem=skip` converts
+the rest). Shards appear under their names only when whole, `dataset_info.json` only after the last of them, so a set
+that was cut short never looks whole; the same command goes on where it stopped. The result is a TFDS data set
+(`tfds.builder_from_directory("records/avsbench_s4/1.0.0")`), which TensorFlow reads too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tqdm
+
+from data_pipeline import avsbench, labels, records, shards, workers
+from data_pipeline.synthetic import write as write_synthetic
+from data_pipeline.tfrecord import RecordError
+
+TASKS = ("s4", "ms3", "avss")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class ConvertError(RuntimeError):
+    """The conversion cannot go on; the message says why, what was kept, and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+      folder: the converted set.
+      splits: for each split its clips, frames, masks and bytes.
+      problems: one line for each thing that is wrong with the raw data; its clips were left out.
+      shards_written, shards_kept: kept ones were complete before this run.
+      seconds: wall time of this run.
+    """
+
+    folder: str
+    task: str
+    splits: dict[str, dict[str, int]]
+    problems: list[str]
+    shards_written: int
+    shards_kept: int
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}", f"{'split':<8}{'clips':>8}{'frames':>9}{'masks':>9}{'MB':>10}"]
+        for name, n in self.splits.items():
+            lines.append(f"{name:<8}{n['clips']:>8}{n['frames']:>9}{n['masks']:>9}{n['bytes'] / 1e6:>10.1f}")
+        lines.append(
+            f"{self.shards_written} shards written, {self.shards_kept} kept, {len(self.problems)} problems, "
+            f"{self.seconds:.1f} s"
+        )
+        return "\n".join([*lines, *self.problems])
+
+
+def convert(
+    task: str,
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    processes: int | None = None,
+    shards_per_split: int | None = None,
+    on_problem: str = "stop",
+    progress: bool = True,
+    origin: dict | None = None,
+) -> Report:
+    """Converts the raw data set of `task` in `source` into `out/avsbench_<task>/<version>`.
+
+    Args:
+      task: "s4", "ms3" or "avss".
+      source: the published folder layout (see `avsbench.find`).
+      out: the output folder; made if missing.
+      processes: as many as there are cores, unless given.
+      shards_per_split: by size, unless given.
+      on_problem: "stop" before any work, with the whole list, or "skip" the damaged clips and report them.
+      progress: show progress bars.
+      origin: what to note in the metadata of where the data come from.
+
+    Raises:
+      avsbench.DataError: the raw data are missing or damaged; all problems are listed.
+      ConvertError: the output cannot be written, or holds another complete set.
+    """
+    start = time.monotonic()
+    samples = avsbench.find(task, source)
+    problems, found = _inspect(samples, processes, progress)
+    if problems and (on_problem == "stop" or not any(found)):
+        raise avsbench.DataError(problems)
+    kept = [sample for sample, raw in zip(samples, found, strict=True) if raw]
+    folder = records.set_folder(out, task)
+    planned = shards.plan(task, folder, kept, [raw for raw in found if raw], shards_per_split)
+    with _storage_errors(planned), _alone(folder):
+        complete = _accept_existing(folder, planned)
+        todo = [shard for shard in planned if not shard.is_complete()]
+        if todo or not complete:
+            (folder / records.INFO_FILE).unlink(missing_ok=True)
+            shards.clear_leftovers(folder, planned)
+        _write(todo, len(kept), processes, progress)
+        report = Report(
+            folder=os.fspath(folder),
+            task=task,
+            splits=_count(planned),
+            problems=[str(problem) for problem in problems],
+            shards_written=len(todo),
+            shards_kept=len(planned) - len(todo),
+            seconds=time.monotonic() - start,
+        )
+        if todo or not complete:
+            shards.write_report(folder, dataclasses.asdict(report))
+            shards.write_metadata(folder, task, planned, _categories(kept), origin or {})
+    return report
+
+
+def synthetic(
+    task: str,
+    out: str | os.PathLike,
+    *,
+    clips: dict[str, int],
+    size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+    source: str | os.PathLike | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> Report | None:
+    """Makes a synthetic raw data set and converts it; does nothing where just this set is already there.
+
+    Args:
+      task: "s4", "ms3" or "avss".
+      out: the output folder for the records.
+      clips: how many clips each split gets.
+      size: height and width of the frames.
+      seed: the same seed gives the same clips everywhere.
+      source: where to put the raw files; `out/raw_<task>` unless given.
+      processes, progress: as for `convert`.
+
+    Raises:
+      ConvertError: `out` holds another complete set, or cannot be written.
+    """
+    origin = {"synthetic": {"clips": dict(clips), "size": list(size), "seed": seed}}
+    folder = records.set_folder(out, task)
+    if (folder / records.INFO_FILE).is_file():
+        if json.loads((folder / "metadata.json").read_text())["origin"] == origin:
+            return None
+        raise _holds_another(folder)
+    source = Path(source or Path(out) / f"raw_{task}")
+    with _storage_errors([], source):
+        write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=workers.cores(processes))
+    return convert(task, source, out, processes=processes, progress=progress, origin=origin)
+
+
+def _inspect(samples: Sequence[avsbench.Sample], processes: int | None, progress: bool):
+    """Checks every clip: all problems, and each clip's raw source (None for a damaged clip), in order."""
+    problems, found = [], [None] * len(samples)
+    results = {}
+    with tqdm.tqdm(total=len(samples), desc="checking", unit="clip", disable=not progress) as bar:
+        for index, result in workers.run(shards.inspect, samples, processes, chunk=16):
+            results[index] = result
+            bar.update()
+    for index in sorted(results):
+        trouble, found[index] = results[index]
+        problems += trouble
+    return problems, found
+
+
+def _write(todo: Sequence[shards.Shard], clips: int, processes: int | None, progress: bool) -> None:
+    done = clips - sum(len(shard.samples) for shard in todo)
+    with tqdm.tqdm(total=clips, initial=done, desc="converting", unit="clip", disable=not progress) as bar:
+        for index, _ in workers.run(shards.write, todo, processes):
+            bar.update(len(todo[index].samples))
+
+
+def _accept_existing(folder: Path, planned: Sequence[shards.Shard]) -> bool:
+    """Whether the folder holds this very set, finished; raises where it holds another one."""
+    if not (folder / records.INFO_FILE).is_file():
+        return False
+    if records.open_set(folder).fingerprint != shards.set_fingerprint(planned):
+        raise _holds_another(folder)
+    return True
+
+
+def _holds_another(folder: Path) -> ConvertError:
+    return ConvertError(
+        f"{folder} holds a complete set made from other data or settings; it was left as it is: "
+        "choose another --out, or remove that folder first"
+    )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps two conversions from writing to one folder at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConvertError(f"another conversion is writing to {folder}: wait for it to end") from error
+        yield
+
+
+@contextlib.contextmanager
+def _storage_errors(planned: Sequence[shards.Shard], folder: Path | None = None) -> Iterator[None]:
+    """Turns a full disk or a folder that cannot be written into one error that says what was kept."""
+    try:
+        yield
+    except OSError as error:
+        place = folder or planned[0].path.parent
+        mend = "free some space" if error.errno in _FULL else "check its permissions"
+        kept = sum(_is_complete(shard) for shard in planned)
+        raise ConvertError(
+            f"cannot write to {place}: {error.strerror or error}; {mend} or choose another --out. "
+            f"{kept} of {len(planned)} shards are complete and kept: the same command goes on from there"
+        ) from error
+
+
+def _is_complete(shard: shards.Shard) -> bool:
+    with contextlib.suppress(OSError):
+        return shard.is_complete()
+    return False
+
+
+def _count(planned: Sequence[shards.Shard]) -> dict[str, dict[str, int]]:
+    splits: dict[str, dict[str, int]] = {}
+    for shard in planned:
+        total = splits.setdefault(shard.split, {})
+        for name, number in shards.count(shard).items():
+            total[name] = total.get(name, 0) + number
+    return splits
+
+
+def _categories(samples: Sequence[avsbench.Sample]) -> Sequence[str]:
+    """The names that number the clips' categories: S4's published order, or for other names the alphabet."""
+    present = {sample.category for sample in samples if sample.category}
+    return labels.S4_CATEGORIES if present and present <= set(labels.S4_CATEGORIES) else sorted(present)
+
+
+def _pair(text: str, number: int) -> tuple[int, ...]:
+    values = tuple(int(part) for part in text.replace("x", ",").split(","))
+    if len(values) != number or min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{number} whole numbers are needed, not {text!r}")
+    return values
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m data_pipeline.convert", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dataset", required=True, choices=(*TASKS, "synthetic"))
+    parser.add_argument("--task", choices=TASKS, default="s4", help="of a synthetic set (default: s4)")
+    parser.add_argument("--source", help="raw data in the published layout; synthetic: where to put them")
+    parser.add_argument("--out", required=True, help="folder for the records")
+    parser.add_argument("--processes", type=int, help="default: one a core")
+    parser.add_argument("--shards", type=int, help="per split (default: by size, about 128 MB each)")
+    parser.add_argument("--on-problem", choices=("stop", "skip"), default="stop", help="with damaged clips")
+    parser.add_argument("--clips", type=lambda text: _pair(text, 3), default=(160, 20, 20), help="train,val,test")
+    parser.add_argument("--size", type=lambda text: _pair(text, 2), default=(224, 224), help="synthetic HEIGHTxWIDTH")
+    parser.add_argument("--seed", type=int, default=0, help="of a synthetic set")
+    flags = parser.parse_args(arguments)
+    if flags.dataset != "synthetic" and not flags.source:
+        parser.error("--source is needed: the folder of the raw data set")
+    try:
+        report = _dispatch(flags)
+    except (avsbench.DataError, ConvertError, RecordError, workers.WorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(report or f"{records.set_folder(flags.out, flags.task)} already holds this synthetic set")
+    return 0
+
+
+def _dispatch(flags: argparse.Namespace) -> Report | None:
+    if flags.dataset == "synthetic":
+        clips = dict(zip(("train", "val", "test"), flags.clips, strict=True))
+        where = {"source": flags.source, "processes": flags.processes}
+        return synthetic(flags.task, flags.out, clips=clips, size=flags.size, seed=flags.seed, **where)
+    return convert(
+        flags.dataset,
+        flags.source,
+        flags.out,
+        processes=flags.processes,
+        shards_per_split=flags.shards,
+        on_problem=flags.on_problem,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

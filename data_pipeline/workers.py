@@ -1,0 +1,57 @@
+"""The same function over many items, in several processes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+
+class WorkerError(RuntimeError):
+    """A process was killed from outside."""
+
+
+def cores(processes: int | None = None) -> int:
+    """`processes`, or as many as this process may use."""
+    return processes or len(os.sched_getaffinity(0))
+
+
+def run(
+    function: Callable, items: Sequence, processes: int | None = None, chunk: int = 1
+) -> Iterator[tuple[int, object]]:
+    """Yields (index, function(items[index])) in order of completion.
+
+    Args:
+      function: picklable; its exceptions are raised here, after the items in work have ended.
+      items: picklable.
+      processes: at most so many, as many as there are cores if None; a single one means this process.
+      chunk: items sent to a process at a time.
+
+    Raises:
+      WorkerError: a process died.
+    """
+    chunks = [range(i, min(i + chunk, len(items))) for i in range(0, len(items), chunk)]
+    count = min(cores(processes), len(chunks))
+    if count < 2:
+        for index, item in enumerate(items):
+            yield index, function(item)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked child would inherit JAX's and Grain's locks, not threads
+    executor = concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
+    try:
+        futures = {executor.submit(_each, function, [items[i] for i in indices]): indices for indices in chunks}
+        for future in concurrent.futures.as_completed(futures):
+            yield from zip(futures[future], future.result(), strict=True)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a worker process was killed from outside (out of memory?): use fewer processes; "
+            "the same command goes on where this one stopped"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _each(function: Callable, items: Sequence) -> list:
+    return [function(item) for item in items]
