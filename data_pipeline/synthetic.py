@@ -1,0 +1,166 @@
+"""Synthetic audio-visual clips, written in the published raw layouts of S4, MS3 and AVSS (see SYNTHETIC.md).
+
+    python -m data_pipeline.synthetic --task s4 --out DIR --train 200 --val 50 --test 50
+
+`make_clip` gives one clip as arrays; `write` writes a set with the file names and formats of AVSBench, so that whatever
+reads AVSBench reads it; `bound` says how well a model that ignores the sound can do on some clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import multiprocessing
+import os
+import wave
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data_pipeline import audio, labels, torch_file
+from data_pipeline.synthetic_bound import bound
+from data_pipeline.synthetic_clip import SAMPLE_RATE, SPLITS, TASKS, Clip, make_clip
+
+__all__ = ["Clip", "bound", "main", "make_clip", "write"]
+
+_TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadata.csv"}
+_COLUMNS = {
+    "s4": ("name", "start", "category", "split"),
+    "ms3": ("name", "split"),
+    "avss": ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
+}
+
+
+def write(
+    task: str,
+    root: str | os.PathLike,
+    clips: Mapping[str, int],
+    size: tuple[int, int] = (224, 224),
+    seed: int = 0,
+    processes: int | None = None,
+) -> None:
+    """Writes a raw data set; the table that lists its clips comes last, so a set cut short has none.
+
+    Args:
+      task: "s4", "ms3" or "avss".
+      root: the folder that gets the table and the data; made if need be.
+      clips: how many clips each split has, e.g. {"train": 200, "val": 50, "test": 50}; splits left out are empty.
+      size: height and width of the frames in pixels.
+      seed: of the set. The files do not depend on the number of processes.
+      processes: how many write; None takes one for each CPU. A program that asks for more than one keeps its own
+        start behind `if __name__ == "__main__":`, as for any use of `multiprocessing`.
+
+    Raises:
+      ValueError: for an unknown task or split, or a negative number of clips.
+      FileExistsError: if root already holds a set of this task.
+    """
+    root = Path(root)
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; use one of {', '.join(TASKS)}")
+    if not set(clips) <= set(SPLITS) or min(clips.values(), default=0) < 0:
+        raise ValueError(f"clips is {dict(clips)}; give numbers >= 0 for {', '.join(SPLITS)}")
+    table = root / _TABLES[task]
+    if table.exists():
+        raise FileExistsError(f"{table}: the folder already holds a {task} set; give another folder or remove it")
+    jobs = [(split, index) for split in SPLITS for index in range(clips.get(split, 0))]
+    work = functools.partial(_make_and_write, task, root, seed, size)
+    processes = min(processes or os.cpu_count() or 1, max(len(jobs), 1))
+    progress = functools.partial(tqdm, total=len(jobs), desc=f"writing {task}", unit="clip", disable=None)
+    root.mkdir(parents=True, exist_ok=True)
+    if processes == 1:
+        rows = [work(job) for job in progress(jobs)]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            rows = list(progress(pool.imap(work, jobs, chunksize=4)))
+    if task == "avss":
+        (root / "label2idx.json").write_text(
+            json.dumps({name: i for i, name in enumerate(labels.AVSS_CLASSES)}, indent=1)
+        )
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([_COLUMNS[task], *rows])
+
+
+def _make_and_write(task: str, root: Path, seed: int, size: tuple[int, int], job: tuple[str, int]) -> tuple:
+    """Makes a clip, writes its files and returns its row of the table."""
+    split, index = job
+    clip = make_clip(task, split, index, seed, size)
+    return {"s4": _write_s4, "ms3": _write_ms3, "avss": _write_avss}[task](root, clip)
+
+
+def _write_s4(root: Path, clip: Clip) -> tuple:
+    data, inner = root / "s4_data", Path(clip.split, clip.category)
+    for number, (frame, mask, valid) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True), start=1):
+        _save_image(data / "visual_frames" / inner / clip.name / f"{clip.name}_{number}.png", frame)
+        if valid:
+            _save_image(data / "gt_masks" / inner / clip.name / f"{clip.name}_{number}.png", mask * np.uint8(255))
+    _save_sound(data, inner, clip)
+    return clip.name, 0, clip.category, clip.split
+
+
+def _write_ms3(root: Path, clip: Clip) -> tuple:
+    data = root / "ms3_data"
+    for number, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True), start=1):
+        _save_image(data / "visual_frames" / clip.name / f"{clip.name}.mp4_{number}.png", frame)
+        _save_image(data / "gt_masks" / clip.split / clip.name / f"{clip.name}_{number}.png", mask * np.uint8(255))
+    _save_sound(data, Path(clip.split), clip)
+    return clip.name, clip.split
+
+
+def _write_avss(root: Path, clip: Clip) -> tuple:
+    folder = root / clip.subset / clip.name
+    for number, (frame, mask, valid) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True)):
+        _save_image(folder / "frames" / f"{number}.jpg", frame)
+        if valid:
+            _save_image(folder / "labels_rgb" / f"{number}.png", labels.indices_to_colours(mask))
+    _save_wav(folder / "audio.wav", clip.waveform)
+    heard = sorted({kind for kind, active in zip(clip.kinds, clip.sounding.any(axis=0), strict=True) if active})
+    return clip.name, clip.name, 0, 0, "_".join(heard), clip.split, clip.subset
+
+
+def _save_image(path: Path, pixels: np.ndarray) -> None:
+    """Writes a PNG (with a quick compression) or a JPEG, by the name's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"quality": 92} if path.suffix == ".jpg" else {"compress_level": 1, "compress_type": zlib.Z_RLE}
+    Image.fromarray(pixels).save(path, **options)
+
+
+def _save_sound(data: Path, inner: Path, clip: Clip) -> None:
+    """Writes the wav and the pickled (5, 1, 96, 64) log-mel of an S4 or MS3 clip."""
+    _save_wav(data / "audio_wav" / inner / f"{clip.name}.wav", clip.waveform)
+    path = data / "audio_log_mel" / inner / f"{clip.name}.pkl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    examples = audio.log_mel(clip.waveform / 32768.0, SAMPLE_RATE)[:, None]
+    torch_file.save_pickled_tensor(path, examples, requires_grad=True)
+
+
+def _save_wav(path: Path, waveform: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, len(waveform), "NONE", ""))
+        file.writeframes(waveform.astype("<i2").tobytes())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: see the module's description."""
+    parser = argparse.ArgumentParser(prog="python -m data_pipeline.synthetic", description=__doc__.partition("\n")[0])
+    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument("--out", required=True, type=Path, help="folder to write into")
+    for split in SPLITS:
+        parser.add_argument(f"--{split}", type=int, default=0, metavar="N", help=f"clips of the {split} split")
+    parser.add_argument("--size", type=int, nargs=2, default=(224, 224), metavar=("H", "W"), help="pixels of a frame")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=None, help="default: one for each CPU")
+    options = parser.parse_args(arguments)
+    clips = {split: getattr(options, split) for split in SPLITS}
+    write(options.task, options.out, clips, tuple(options.size), options.seed, options.processes)
+    print(f"wrote {', '.join(f'{n} {split}' for split, n in clips.items())} clips of {options.task} to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
