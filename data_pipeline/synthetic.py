@@ -12,7 +12,6 @@ import argparse
 import csv
 import functools
 import json
-import multiprocessing
 import os
 import wave
 import zlib
@@ -23,9 +22,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipeline import audio, labels, torch_file
+from data_pipeline import audio, labels, torch_file, workers
 from data_pipeline.synthetic_bound import bound
-from data_pipeline.synthetic_clip import SAMPLE_RATE, SPLITS, TASKS, Clip, make_clip
+from data_pipeline.synthetic_clip import SAMPLE_RATE, SPLITS, TASKS, VERSION, Clip, make_clip
 
 __all__ = ["Clip", "bound", "main", "make_clip", "write"]
 
@@ -45,7 +44,10 @@ def write(
     seed: int = 0,
     processes: int | None = None,
 ) -> None:
-    """Writes a raw data set; the table that lists its clips comes last, so a set cut short has none.
+    """Writes a raw data set, or does nothing where this very set already is.
+
+    The table that lists the clips comes last: a set cut short has none, and is written anew. `synthetic.json` says what
+    was asked for.
 
     Args:
       task: "s4", "ms3" or "avss".
@@ -53,37 +55,40 @@ def write(
       clips: how many clips each split has, e.g. {"train": 200, "val": 50, "test": 50}; splits left out are empty.
       size: height and width of the frames in pixels.
       seed: of the set. The files do not depend on the number of processes.
-      processes: how many write; None takes one for each CPU. A program that asks for more than one keeps its own
-        start behind `if __name__ == "__main__":`, as for any use of `multiprocessing`.
+      processes: how many write, one for each core if None. With more than one, the program's own start must be behind
+        `if __name__ == "__main__":`, as for any use of `multiprocessing`.
 
     Raises:
       ValueError: for an unknown task or split, or a negative number of clips.
-      FileExistsError: if root already holds a set of this task.
+      FileExistsError: if root holds another set of this task, synthetic or real.
     """
     root = Path(root)
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; use one of {', '.join(TASKS)}")
     if not set(clips) <= set(SPLITS) or min(clips.values(), default=0) < 0:
         raise ValueError(f"clips is {dict(clips)}; give numbers >= 0 for {', '.join(SPLITS)}")
-    table = root / _TABLES[task]
+    table, recipe = root / _TABLES[task], root / "synthetic.json"
+    counts = {split: clips.get(split, 0) for split in SPLITS}
+    wanted = {"version": VERSION, "task": task, "clips": counts, "size": list(size), "seed": seed}
     if table.exists():
-        raise FileExistsError(f"{table}: the folder already holds a {task} set; give another folder or remove it")
-    jobs = [(split, index) for split in SPLITS for index in range(clips.get(split, 0))]
+        if recipe.exists() and json.loads(recipe.read_text()) == wanted:
+            return
+        raise FileExistsError(f"{table}: the folder already holds another {task} set; give another folder or remove it")
+    jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
     work = functools.partial(_make_and_write, task, root, seed, size)
-    processes = min(processes or os.cpu_count() or 1, max(len(jobs), 1))
-    progress = functools.partial(tqdm, total=len(jobs), desc=f"writing {task}", unit="clip", disable=None)
-    root.mkdir(parents=True, exist_ok=True)
-    if processes == 1:
-        rows = [work(job) for job in progress(jobs)]
-    else:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            rows = list(progress(pool.imap(work, jobs, chunksize=4)))
+    _folder(root)
+    recipe.write_text(json.dumps(wanted, indent=1))
+    written = workers.run(work, jobs, processes, chunk=4)
+    progress = tqdm(written, total=len(jobs), desc=f"writing {task}", unit="clip", disable=None)
+    rows = [row for _, row in sorted(progress)]
     if task == "avss":
         (root / "label2idx.json").write_text(
             json.dumps({name: i for i, name in enumerate(labels.AVSS_CLASSES)}, indent=1)
         )
-    with table.open("w", newline="") as file:
+    unfinished = table.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
         csv.writer(file).writerows([_COLUMNS[task], *rows])
+    unfinished.replace(table)
 
 
 def _make_and_write(task: str, root: Path, seed: int, size: tuple[int, int], job: tuple[str, int]) -> tuple:
@@ -95,52 +100,59 @@ def _make_and_write(task: str, root: Path, seed: int, size: tuple[int, int], job
 
 def _write_s4(root: Path, clip: Clip) -> tuple:
     data, inner = root / "s4_data", Path(clip.split, clip.category)
-    for number, (frame, mask, valid) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True), start=1):
-        _save_image(data / "visual_frames" / inner / clip.name / f"{clip.name}_{number}.png", frame)
-        if valid:
-            _save_image(data / "gt_masks" / inner / clip.name / f"{clip.name}_{number}.png", mask * np.uint8(255))
+    images = _folder(data / "visual_frames" / inner / clip.name)
+    masks = _folder(data / "gt_masks" / inner / clip.name)
+    for number, (frame, mask, annotated) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True), 1):
+        _save_image(images / f"{clip.name}_{number}.png", frame)
+        if annotated:
+            _save_image(masks / f"{clip.name}_{number}.png", mask * np.uint8(255))
     _save_sound(data, inner, clip)
     return clip.name, 0, clip.category, clip.split
 
 
 def _write_ms3(root: Path, clip: Clip) -> tuple:
-    data = root / "ms3_data"
-    for number, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True), start=1):
-        _save_image(data / "visual_frames" / clip.name / f"{clip.name}.mp4_{number}.png", frame)
-        _save_image(data / "gt_masks" / clip.split / clip.name / f"{clip.name}_{number}.png", mask * np.uint8(255))
-    _save_sound(data, Path(clip.split), clip)
+    data, inner = root / "ms3_data", Path(clip.split)
+    images = _folder(data / "visual_frames" / clip.name)
+    masks = _folder(data / "gt_masks" / inner / clip.name)
+    for number, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True), 1):
+        _save_image(images / f"{clip.name}.mp4_{number}.png", frame)
+        _save_image(masks / f"{clip.name}_{number}.png", mask * np.uint8(255))
+    _save_sound(data, inner, clip)
     return clip.name, clip.split
 
 
 def _write_avss(root: Path, clip: Clip) -> tuple:
     folder = root / clip.subset / clip.name
-    for number, (frame, mask, valid) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True)):
-        _save_image(folder / "frames" / f"{number}.jpg", frame)
-        if valid:
-            _save_image(folder / "labels_rgb" / f"{number}.png", labels.indices_to_colours(mask))
+    images, masks = _folder(folder / "frames"), _folder(folder / "labels_rgb")
+    for number, (frame, mask, annotated) in enumerate(zip(clip.frames, clip.masks, clip.mask_valid, strict=True)):
+        _save_image(images / f"{number}.jpg", frame)
+        if annotated:
+            _save_image(masks / f"{number}.png", labels.indices_to_colours(mask))
     _save_wav(folder / "audio.wav", clip.waveform)
-    heard = sorted({kind for kind, active in zip(clip.kinds, clip.sounding.any(axis=0), strict=True) if active})
-    return clip.name, clip.name, 0, 0, "_".join(heard), clip.split, clip.subset
+    heard = [kind for kind, active in zip(clip.kinds, clip.sounding.any(axis=0), strict=True) if active]
+    return clip.name, clip.name, 0, 0, "_".join(sorted(heard)), clip.split, clip.subset
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _save_image(path: Path, pixels: np.ndarray) -> None:
     """Writes a PNG (with a quick compression) or a JPEG, by the name's ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     options = {"quality": 92} if path.suffix == ".jpg" else {"compress_level": 1, "compress_type": zlib.Z_RLE}
     Image.fromarray(pixels).save(path, **options)
 
 
 def _save_sound(data: Path, inner: Path, clip: Clip) -> None:
     """Writes the wav and the pickled (5, 1, 96, 64) log-mel of an S4 or MS3 clip."""
-    _save_wav(data / "audio_wav" / inner / f"{clip.name}.wav", clip.waveform)
-    path = data / "audio_log_mel" / inner / f"{clip.name}.pkl"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _save_wav(_folder(data / "audio_wav" / inner) / f"{clip.name}.wav", clip.waveform)
     examples = audio.log_mel(clip.waveform / 32768.0, SAMPLE_RATE)[:, None]
+    path = _folder(data / "audio_log_mel" / inner) / f"{clip.name}.pkl"
     torch_file.save_pickled_tensor(path, examples, requires_grad=True)
 
 
 def _save_wav(path: Path, waveform: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, len(waveform), "NONE", ""))
         file.writeframes(waveform.astype("<i2").tobytes())
