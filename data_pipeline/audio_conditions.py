@@ -13,6 +13,7 @@ All of them are functions of the clip's place in its split, so an evaluation is 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,8 +21,6 @@ import numpy as np
 from data_pipeline import audio
 from data_pipeline.schema import Record
 
-SAMPLE_RATE = 16000
-_SILENCE = np.float32(np.log(0.01))
 _PLAIN = ("true", "silence", "swap", "off_screen")
 _WITH_VALUE = ("noise", "shift")
 
@@ -43,7 +42,7 @@ class AudioCondition:
         try:
             if kind in _PLAIN and not value:
                 return cls(kind)
-            if kind in _WITH_VALUE:
+            if kind in _WITH_VALUE and math.isfinite(float(value)):
                 return cls(kind, float(value))
         except ValueError:
             pass
@@ -76,41 +75,35 @@ def lender(condition: AudioCondition, index: int, notes: Sequence[dict]) -> int:
     )
 
 
-def log_mel(condition: AudioCondition, record: Record, index: int, repeat_last: bool) -> np.ndarray:
+def log_mel(condition: AudioCondition, record: Record, index: int, padding: str) -> np.ndarray:
     """The clip's (T, 96, 64) float32 log-mel under a condition that does not borrow.
 
     Args:
       condition: true, silence, noise or shift.
       record: the clip.
       index: its place in the split, which seeds the noise.
-      repeat_last: how a front end that gives fewer than T patches is filled up: by its last patch (S4, MS3), or by
-        zeros (AVSS).
+      padding: "repeat" (S4, MS3) or "zeros" (AVSS) where the front end gives fewer than T patches.
 
     Raises:
       AudioError: noise or shift of a record that has no waveform.
     """
     if condition.kind == "silence":
-        padding = ~record.log_mel.any(axis=(1, 2))
-        return np.where(padding[:, None, None], np.float32(0), np.full_like(record.log_mel, _SILENCE))
+        heard = record.log_mel.any(axis=(1, 2), keepdims=True)  # False where zeros fill up AVSS's shorter clips
+        return np.where(heard, audio.silence_log_mel(len(record.log_mel)), np.float32(0))
     if condition.kind in _WITH_VALUE:
         if not len(record.audio):
             raise AudioError(
                 f"audio={condition.kind}: clip {record.name} has no waveform in these records: put the data set's "
                 "audio_wav folder beside its other files and convert again"
             )
-        change = _add_noise if condition.kind == "noise" else _shift
-        waveform = change(record.audio / 32768.0, condition.value, index)
-        return fit(audio.log_mel(waveform, SAMPLE_RATE), len(record.log_mel), repeat_last)
+        waveform = record.audio / 32768.0
+        if condition.kind == "noise":
+            waveform = _add_noise(waveform, condition.value, np.random.default_rng(index))
+        else:
+            waveform = _shift(waveform, condition.value)
+        count = len(record.log_mel)
+        return audio.fit_examples(audio.log_mel(waveform, audio.SAMPLE_RATE)[:count], count, padding)
     return record.log_mel
-
-
-def fit(patches: np.ndarray, num_frames: int, repeat_last: bool) -> np.ndarray:
-    """Cuts or fills (n, 96, 64) patches up to (num_frames, 96, 64)."""
-    out = np.zeros((num_frames, *patches.shape[1:]), np.float32)
-    out[: len(patches)] = patches[:num_frames]
-    if repeat_last and len(patches):
-        out[len(patches) :] = patches[-1]
-    return out
 
 
 def _kinds(note: dict) -> set:
@@ -118,13 +111,12 @@ def _kinds(note: dict) -> set:
     return {note["category"]} if note["category"] else set(note["classes"])
 
 
-def _add_noise(waveform: np.ndarray, ratio_db: float, seed: int) -> np.ndarray:
-    scale = np.sqrt(np.mean(waveform**2) / 10 ** (ratio_db / 10))
-    return waveform + scale * np.random.default_rng(seed).standard_normal(len(waveform))
+def _add_noise(waveform: np.ndarray, ratio_db: float, rng: np.random.Generator) -> np.ndarray:
+    power = np.mean(waveform**2) / 10 ** (ratio_db / 10)
+    return waveform + np.sqrt(power) * rng.standard_normal(len(waveform))
 
 
-def _shift(waveform: np.ndarray, seconds: float, _: int) -> np.ndarray:
-    by = int(np.clip(round(seconds * SAMPLE_RATE), -len(waveform), len(waveform)))
-    out = np.zeros_like(waveform)
-    out[max(by, 0) : len(waveform) + min(by, 0)] = waveform[max(-by, 0) : len(waveform) - max(by, 0)]
-    return out
+def _shift(waveform: np.ndarray, seconds: float) -> np.ndarray:
+    by = int(np.clip(round(seconds * audio.SAMPLE_RATE), -len(waveform), len(waveform)))
+    silence = np.zeros(abs(by))
+    return np.concatenate([silence, waveform[:-by]] if by > 0 else [waveform[-by:], silence])

@@ -122,7 +122,8 @@ class ClipSource:
     def _log_mel(self, index: int, record: schema.Record) -> np.ndarray:
         if self._audio.borrows:
             return self._read(audio_conditions.lender(self._audio, index, self._records.notes)).log_mel
-        return audio_conditions.log_mel(self._audio, record, index, repeat_last=self._options.task != "avss")
+        padding = "zeros" if self._options.task == "avss" else "repeat"
+        return audio_conditions.log_mel(self._audio, record, index, padding)
 
 
 def _pad(array: np.ndarray, length: int) -> np.ndarray:

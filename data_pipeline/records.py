@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 
 from data_pipeline import schema
 from data_pipeline.tfrecord import RecordError, TFRecordSource
@@ -89,7 +90,7 @@ def open_set(records: str | os.PathLike, task: str | None = None) -> RecordSet:
             shards={name: tuple(map(Path, split.filepaths)) for name, split in info.splits.items()},
             clips={name: split.num_examples for name, split in info.splits.items()},
         )
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, json_format.ParseError) as error:
         raise RecordError(f"{folder} was not written by data_pipeline.convert, or is damaged: {error}") from error
     if metadata["schema_version"] != schema.SCHEMA_VERSION:
         raise _other_version(folder, metadata["schema_version"])

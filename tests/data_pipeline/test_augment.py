@@ -114,6 +114,6 @@ def test_the_same_seed_gives_the_same_crop():
 
 
 def test_resizing_is_pillows():
-    frames, masks = paired_clip()
+    frames, _ = paired_clip()
     expected = Image.fromarray(frames[1]).resize((17, 23), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(augment.resize(frames, (23, 17))[1], np.asarray(expected))
