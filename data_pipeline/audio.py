@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_pipeline.problems import BadFile
+from data_pipeline.problems import RESTORE, BadFile
 
 SAMPLE_RATE = 16000
 EXAMPLE_WINDOWS = 96  # windows in an example
@@ -116,11 +116,11 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
             rate = file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
         if not Path(path).is_file():
-            raise BadFile(path, "the file is missing", "restore it from the data set's archive") from None
+            raise BadFile(path, "the file is missing", RESTORE) from None
         mend = "restore the file, or write it anew as 16-bit wav"
         raise BadFile(path, f"is no readable audio ({error})", mend) from error
     if len(samples) == 0:
-        raise BadFile(path, "has 0 samples", "restore the file, or leave the clip out")
+        raise BadFile(path, "has 0 samples", RESTORE)
     if samples.ndim == 2 and samples.shape[1] > 2:
         mend = f"mix it down, for example with: ffmpeg -i {Path(path).name} -ac 1 mono.wav"
         raise BadFile(path, f"has {samples.shape[1]} channels where one or two are expected", mend)

@@ -10,6 +10,8 @@ from typing import Any
 
 SHOWN = 50  # problems in the message of a DataError; all of them are in its `problems`
 
+RESTORE = "restore it from the data set's archive, or leave the clip out of the table"
+
 
 class BadFile(ValueError):
     """A file that cannot be used: which one, what is wrong with it, and what mends it."""
@@ -81,11 +83,11 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadFile(path, "the file is missing", "restore it from the data set's archive") from None
+        raise BadFile(path, "the file is missing", RESTORE) from None
     except OSError as error:
         raise BadFile(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
     if not data:
-        raise BadFile(path, "the file is empty", "restore it from the data set's archive")
+        raise BadFile(path, "the file is empty", RESTORE)
     return data
 
 
