@@ -66,7 +66,8 @@ class ClipSource:
         if self._cache is None:
             return self._decode(index)
         if index not in self._cache:
-            self._cache[index] = self._decode(index)
+            # copies, because a view would keep the whole record in memory
+            self._cache[index] = {name: np.array(value) for name, value in self._decode(index).items()}
         return self._cache[index]
 
     def finish(self, clip: dict[str, np.ndarray], rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ import tqdm
 
 from data_pipeline import avsbench, labels, records, shards, workers
 from data_pipeline.synthetic import write as write_synthetic
+from data_pipeline.synthetic_clip import VERSION
 from data_pipeline.tfrecord import RecordError
 
 TASKS = ("s4", "ms3", "avss")
@@ -88,7 +89,7 @@ def convert(
       processes: as many as there are cores, unless given.
       shards_per_split: by size, unless given.
       on_problem: "stop" before any work, with the whole list, or "skip" the damaged clips and report them.
-      progress: show progress bars.
+      progress: show progress bars on a terminal.
       origin: what to note in the metadata of where the data come from.
 
     Raises:
@@ -150,7 +151,7 @@ def synthetic(
     Raises:
       ConvertError: `out` holds another complete set, or cannot be written.
     """
-    origin = {"synthetic": {"clips": dict(clips), "size": list(size), "seed": seed}}
+    origin = {"synthetic": {"version": VERSION, "clips": dict(clips), "size": list(size), "seed": seed}}
     folder = records.set_folder(out, task)
     if (folder / records.INFO_FILE).is_file():
         if json.loads((folder / "metadata.json").read_text())["origin"] == origin:
@@ -158,7 +159,10 @@ def synthetic(
         raise _holds_another(folder)
     source = Path(source or Path(out) / f"raw_{task}")
     with _storage_errors([], source):
-        write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=workers.cores(processes))
+        try:
+            write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=processes)
+        except FileExistsError as error:
+            raise ConvertError(str(error)) from error
     return convert(task, source, out, processes=processes, progress=progress, origin=origin)
 
 
@@ -166,8 +170,8 @@ def _inspect(samples: Sequence[avsbench.Sample], processes: int | None, progress
     """Checks every clip: all problems, and each clip's raw source (None for a damaged clip), in order."""
     problems, found = [], [None] * len(samples)
     results = {}
-    with tqdm.tqdm(total=len(samples), desc="checking", unit="clip", disable=not progress) as bar:
-        for index, result in workers.run(shards.inspect, samples, processes, chunk=16):
+    with _bar("checking", len(samples), progress) as bar:
+        for index, result in workers.run(shards.inspect, samples, processes, chunk=32):
             results[index] = result
             bar.update()
     for index in sorted(results):
@@ -178,9 +182,15 @@ def _inspect(samples: Sequence[avsbench.Sample], processes: int | None, progress
 
 def _write(todo: Sequence[shards.Shard], clips: int, processes: int | None, progress: bool) -> None:
     done = clips - sum(len(shard.samples) for shard in todo)
-    with tqdm.tqdm(total=clips, initial=done, desc="converting", unit="clip", disable=not progress) as bar:
+    with tqdm.tqdm(
+        total=clips, initial=done, desc="converting", unit="clip", disable=None if progress else True
+    ) as bar:
         for index, _ in workers.run(shards.write, todo, processes):
             bar.update(len(todo[index].samples))
+
+
+def _bar(what: str, total: int, progress: bool, initial: int = 0) -> tqdm.tqdm:
+    return tqdm.tqdm(total=total, initial=initial, desc=what, unit="clip", disable=None if progress else True)
 
 
 def _accept_existing(folder: Path, planned: Sequence[shards.Shard]) -> bool:

@@ -108,7 +108,7 @@ def count(shard: Shard) -> dict[str, int]:
 def clear_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
     """Removes what an interrupted or different conversion left: temporary files, shards outside the plan."""
     planned = {path.name for shard in shards for path in (shard.path, index_path(shard.path))}
-    for path in (*folder.glob(".*.tmp"), *folder.glob("*.tfrecord-*")):
+    for path in {*folder.glob(".*.tmp"), *folder.glob("*.tfrecord-*")}:
         if path.name not in planned:
             path.unlink()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
@@ -15,7 +16,9 @@ class WorkerError(RuntimeError):
 
 def cores(processes: int | None = None) -> int:
     """`processes`, or as many as this process may use."""
-    return processes or len(os.sched_getaffinity(0))
+    if processes:
+        return processes
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def run(
@@ -39,7 +42,7 @@ def run(
             yield index, function(item)
         return
     context = multiprocessing.get_context("spawn")  # a forked child would inherit JAX's and Grain's locks, not threads
-    executor = concurrent.futures.ProcessPoolExecutor(count, mp_context=context)
+    executor = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
     try:
         futures = {executor.submit(_each, function, [items[i] for i in indices]): indices for indices in chunks}
         for future in concurrent.futures.as_completed(futures):
@@ -55,3 +58,13 @@ def run(
 
 def _each(function: Callable, items: Sequence) -> list:
     return [function(item) for item in items]
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when the process that started it is killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
