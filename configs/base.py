@@ -11,33 +11,29 @@ from ml_collections import ConfigDict
 BACKBONES = ("resnet50", "pvt_v2_b0", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
 
 
-def get_config(task: str, argument: str = "", image_size: int = 224) -> ConfigDict:
-    """Returns the published AVSegFormer configuration of a task.
+def get_config(task: str, argument: str = "", image_size: int = 224, system: str = "avsegformer") -> ConfigDict:
+    """Returns the configuration of a task: the asked system's model and loss, the rest as published for AVSegFormer.
 
     Args:
       task: "s4", "ms3" or "avss".
       argument: what stands after the colon of `--config configs/s4.py:resnet50,512`: a backbone and an image size,
         comma-separated, in any order, each optional.
       image_size: side of the square images, in pixels, where `argument` gives none.
+      system: "avsegformer" or "tpavi".
 
     Raises:
       ValueError: a part of `argument` is neither a backbone nor a size.
     """
     backbone, size = parse_argument(argument, "pvt_v2_b5", image_size)
+    model, loss = {"avsegformer": (_avsegformer, _avsegformer_loss), "tpavi": (_tpavi, _tpavi_loss)}[system]
     return ConfigDict(
         {
             "task": task,
             "seed": 123,
             # Weights to start from: one file or Orbax directory for everything, or for a part of the model.
             "init_from": {"model": "", "backbone": "", "vggish": ""},
-            "model": _model(task, backbone),
-            "loss": {
-                "frames": "first" if task == "s4" else "all",
-                "main": "cross_entropy" if task == "avss" else "dice",
-                "main_weight": 1.0,
-                "mix": "dice",
-                "mix_weight": 0.1,
-            },
+            "model": model(task, backbone),
+            "loss": loss(task),
             "data": {
                 "records": f"data/avsbench_{task}",
                 "train_split": "train",
@@ -110,9 +106,9 @@ def parse_argument(argument: str, backbone: str, size: int) -> tuple[str, int]:
     return backbone, size
 
 
-def _model(task: str, backbone: str) -> dict:
+def _common(name: str, task: str, backbone: str) -> dict:
     return {
-        "name": "avsegformer",
+        "name": name,
         "variant": "released",  # or "paper": the equations of the paper where the released code differs
         "num_classes": 71 if task == "avss" else 1,
         "dtype": "float32",  # of activations; parameters and statistics are float32 always
@@ -120,6 +116,13 @@ def _model(task: str, backbone: str) -> dict:
         "backbone": {"name": backbone, "depths": (), "widths": (), "drop_path": 0.1},
         "vggish": {"widths": (64, 128, 256, 512), "hidden_dim": 4096, "embedding_dim": 128, "frozen": True},
         "embed_dim": 256,
+        "tail_dims": (128, 32),
+    }
+
+
+def _avsegformer(task: str, backbone: str) -> dict:
+    return {
+        **_common("avsegformer", task, backbone),
         "num_heads": 8,
         "num_queries": 300,
         "learnable_queries": True,
@@ -128,6 +131,45 @@ def _model(task: str, backbone: str) -> dict:
         "decoder": {"num_layers": 6, "ffn_dim": 2048, "dropout": 0.1},
         "mixer": "channel",
         "mlp_dim": 2048,
-        "tail_dims": (128, 32),
         "deformable": "auto",
+    }
+
+
+def _avsegformer_loss(task: str) -> dict:
+    return {
+        "frames": "first" if task == "s4" else "all",
+        "main": "cross_entropy" if task == "avss" else "dice",
+        "main_weight": 1.0,
+        "mix": "dice",
+        "mix_weight": 0.1,
+    }
+
+
+def _tpavi(task: str, backbone: str) -> dict:
+    return {
+        **_common("tpavi", task, backbone),
+        "inter_dim": 128,
+        "stages": (0, 1, 2, 3),  # the backbone's stages at which frames and sound interact
+        "audio_visual": True,  # pixels look at the sound
+        "visual_visual": False,  # pixels look at pixels; with both, the mean
+        "align_bias": task != "avss",  # of the layer that brings the sound to embed_dim
+    }
+
+
+def _tpavi_loss(task: str) -> dict:
+    return {
+        "frames": "first" if task == "s4" else "all",
+        "main": "cross_entropy" if task == "avss" else "bce",
+        "main_weight": 1.0,
+        # The audio-visual matching loss (AVM); "form" is the task whose script it follows.
+        "avm": {
+            "form": task,
+            "weight": 0.0 if task == "s4" else 0.5,
+            "stages": (0, 1, 2, 3),
+            "pooling": "average",  # or "max": how masks come to a stage's size
+            "distance": "cosine" if task == "s4" else "kl",  # "cosine" (s4), "kl", "euclidean"
+            "normalize": task == "s4",  # L2, before the distance
+            "threshold": task == "s4",  # masks above 0.5 as 1, others as 0
+            "target": "sound",  # or "closest": the frame of the most similar sound
+        },
     }

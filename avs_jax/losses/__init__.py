@@ -1,6 +1,26 @@
 """Training objectives: pure functions of a model's outputs and a batch."""
 
-from avs_jax.losses.avsegformer import total_loss
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+
+from avs_jax.losses import avm, avsegformer
 from avs_jax.losses.terms import binary_cross_entropy, cross_entropy, dice, weighted_mean
+from avs_jax.models.outputs import TPAVIOutputs
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "dice", "total_loss", "weighted_mean"]
+
+
+def total_loss(
+    outputs, batch: Mapping[str, jax.Array], config, rng: jax.Array | None = None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of a batch: the weighted total and its unweighted terms, by the system that made `outputs`.
+
+    `config` is `config.loss`; `rng` is for losses that draw at random. What is raised, and what the terms are: see
+    `avs_jax.losses.avsegformer` and `avs_jax.losses.avm` (TPAVI).
+    """
+    if isinstance(outputs, TPAVIOutputs):
+        return avm.total_loss(outputs, batch, config)
+    return avsegformer.total_loss(outputs, batch, config, rng)

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from avs_jax.layers.resize import resize_bilinear
-from avs_jax.losses import terms
-
-BINARY = {"dice": terms.dice, "bce": terms.binary_cross_entropy}
+from avs_jax.losses import segmentation
+from avs_jax.losses.terms import weighted_mean
 
 
 def total_loss(outputs, batch: dict, config, rng: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -36,40 +35,13 @@ def total_loss(outputs, batch: dict, config, rng: jax.Array | None = None) -> tu
       ValueError: an unknown name in `config`, or predictions of another size than the masks.
     """
     del rng
-    first = _is_first(config.frames)
-    logits, masks = outputs.mask_logits, batch["masks"]
-    if logits.shape[:4] != masks.shape:
-        raise ValueError(f"mask_logits {logits.shape} do not belong to masks {masks.shape}: both start with (B,T,H,W)")
-    weights = frame_weights(batch)
-    if first:
-        logits, masks, weights = logits[:, :1], masks[:, :1], weights[:, :1]
-    keep = (masks != terms.IGNORE).astype(jnp.float32)
-    weights *= jnp.max(keep, (2, 3))
-    target = ((masks > 0) & (masks != terms.IGNORE)).astype(jnp.float32)
-
-    found = {"main": terms.weighted_mean(_main(logits.astype(jnp.float32), masks, target, keep, config.main), weights)}
+    supervision = segmentation.supervise(outputs, batch, config.frames)
+    found = {"main": segmentation.loss(supervision, config.main)}
     if config.mix != "none":
-        mixed = jax.nn.sigmoid(_mix_logits(outputs, masks.shape[2:], first))
-        found["mix"] = terms.weighted_mean(_binary("mix", config.mix)(mixed, target, keep), weights)
+        mixed = jax.nn.sigmoid(_mix_logits(outputs, supervision.masks.shape[2:], segmentation.is_first(config.frames)))
+        values = segmentation.binary("mix", config.mix)(mixed, supervision.objects, supervision.keep)
+        found["mix"] = weighted_mean(values, supervision.weights)
     return config.main_weight * found["main"] + config.mix_weight * found.get("mix", 0.0), found
-
-
-def frame_weights(batch: dict) -> jax.Array:
-    """(B,T) float32: 1 for the frames of a batch that carry a loss, 0 for the others."""
-    weights = jnp.ones(batch["masks"].shape[:2], jnp.float32)
-    if "mask_valid" in batch:
-        weights *= batch["mask_valid"]
-    if "clip_valid" in batch:
-        weights *= batch["clip_valid"][:, None]
-    return weights
-
-
-def _main(logits: jax.Array, masks: jax.Array, target: jax.Array, keep: jax.Array, name: str) -> jax.Array:
-    if name == "cross_entropy":
-        return terms.cross_entropy(logits, masks, keep)
-    if logits.shape[-1] != 1:
-        raise ValueError(f"loss.main={name!r} is for one class, these are {logits.shape[-1]}: 'cross_entropy'")
-    return _binary("main", name)(jax.nn.sigmoid(logits[..., 0]), target, keep)
 
 
 def _mix_logits(outputs, size: tuple[int, int], first: bool) -> jax.Array:
@@ -79,15 +51,3 @@ def _mix_logits(outputs, size: tuple[int, int], first: bool) -> jax.Array:
     maps = jnp.mean(maps.astype(jnp.float32), -1, keepdims=True)
     with jax.default_matmul_precision("float32"):
         return resize_bilinear(maps, size)[..., 0]
-
-
-def _is_first(frames: str) -> bool:
-    if frames not in ("first", "all"):
-        raise ValueError(f"loss.frames={frames!r}: 'first' or 'all'")
-    return frames == "first"
-
-
-def _binary(field: str, name: str):
-    if name not in BINARY:
-        raise ValueError(f"loss.{field}={name!r}: one of {', '.join(BINARY)}")
-    return BINARY[name]

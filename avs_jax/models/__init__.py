@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from avs_jax.models.avsegformer import AVSegFormer
 from avs_jax.models.outputs import semantic_scores
+from avs_jax.models.tpavi import TPAVI
 
 __all__ = ["create", "prepare", "semantic_scores"]
 
-MODELS = {"avsegformer": AVSegFormer}
+MODELS = {"avsegformer": AVSegFormer, "tpavi": TPAVI}
 
 # Of ImageNet's RGB values in [0, 1]; what every backbone was trained with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)

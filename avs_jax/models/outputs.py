@@ -18,7 +18,17 @@ class AVSegFormerOutputs:
     mix_logits: jax.Array | None = None  # (B, T, h, w, 1), float32: the paper's linear integration of its channels
 
 
-def semantic_scores(outputs: AVSegFormerOutputs, image_size: tuple[int, int]) -> jax.Array:
+@struct.dataclass
+class TPAVIOutputs:
+    """B clips of T frames of H x W pixels; maps of stage i are H / 2^(i + 2) x W / 2^(i + 2)."""
+
+    mask_logits: jax.Array  # (B, T, H, W, classes), float32
+    mask_features: jax.Array  # (B, T, H / 2, W / 2, D), float32: the decoder's last map, which masks are read from
+    feature_maps: tuple[jax.Array, ...]  # four (B, T, h_i, w_i, D), float32, rectified: what the AVM loss looks at
+    audio_features: tuple[jax.Array | None, ...]  # four (B, T, D), float32; None where a stage does not meet the sound
+
+
+def semantic_scores(outputs: AVSegFormerOutputs | TPAVIOutputs, image_size: tuple[int, int]) -> jax.Array:
     """Probabilities (B, T, *image_size, classes), float32: sigmoid of a single class, else softmax over the classes.
 
     Scores of another size than `image_size` (height, width) are resized bilinearly.
