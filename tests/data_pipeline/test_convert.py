@@ -1,6 +1,7 @@
 """Conversion of small synthetic sets: what is written, what is refused, what survives an interruption."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -101,29 +102,34 @@ def test_processes_and_runs_give_the_same_bytes(raw, whole, tmp_path):
     assert mine == expected
 
 
+PARENT_OF_TWO = """
+import fcntl, os, pathlib, sys, time
+from data_pipeline import workers
+
+def wait(folder):
+    with open(pathlib.Path(folder) / f"{os.getpid()}.held", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pathlib.Path(folder, f"{os.getpid()}.ready").touch()
+        time.sleep(600)
+
+if __name__ == "__main__":
+    list(workers.run(wait, sys.argv[1:] * 2, processes=2))
+"""
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path):
-    """Each of two workers says who it is and waits; the parent is then killed."""
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import pathlib, os, sys, time\n"
-        "from data_pipeline import workers\n"
-        "def wait(folder):\n"
-        "    (pathlib.Path(folder) / f'{os.getpid()}.pid').touch()\n"
-        "    time.sleep(600)\n"
-        "if __name__ == '__main__':\n"
-        "    list(workers.run(wait, sys.argv[1:] * 2, processes=2))\n"
-    )
+    """Each of two workers holds a lock and waits; the parent is killed, and the locks come free."""
+    (tmp_path / "parent.py").write_text(PARENT_OF_TWO)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
-    while len(children := list(tmp_path.glob("*.pid"))) < 2:
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=environment)
+    while len(list(tmp_path.glob("*.ready"))) < 2:
         assert parent.poll() is None
         time.sleep(0.01)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
-    while any(Path("/proc", child.stem).exists() for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    for held in tmp_path.glob("*.held"):
+        with open(held) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def test_the_report_counts_and_is_kept(raw, tmp_path):
