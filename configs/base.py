@@ -85,7 +85,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "every_steps": 0,  # more than 0: in place of every_epochs
                 "keep_latest": 2,
                 "keep_best": 1,
-                "best_metric": "avss/miou" if task == "avss" else "avsbench/miou",
+                "best_metric": "avss/J" if task == "avss" else "avsbench/J",
             },
         },
         convert_dict=True,

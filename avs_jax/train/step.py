@@ -68,7 +68,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         decay = config.train.ema_decay
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params) if decay else {}
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         new = state.replace(
             step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, ema_params=ema
         )
