@@ -132,8 +132,8 @@ class _Archive:
     def open(cls, file: BinaryIO, content: np.ndarray, path: str) -> _Archive:
         try:
             archive = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise _damaged(path, f"the zip archive is cut short ({error})") from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+            raise _damaged(path, f"the zip archive is cut short or has changed bytes ({error})") from error
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise BadFile(path, "is a zip archive, but none of torch.save", "check that it is the right file")
@@ -150,7 +150,7 @@ class _Archive:
         if entry.compress_type != zipfile.ZIP_STORED:
             try:
                 return np.frombuffer(self.zip.read(entry), np.uint8)
-            except (zipfile.BadZipFile, RuntimeError, zlib.error) as error:
+            except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
                 raise _damaged(self.path, f"its entry {name} cannot be unpacked ({error})") from error
         header = self.content[entry.header_offset : entry.header_offset + 30].tobytes()
         name_length, extra_length = struct.unpack("<HH", header[26:].ljust(4, b"\0"))

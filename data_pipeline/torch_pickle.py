@@ -77,7 +77,7 @@ class ClosedUnpickler(pickle.Unpickler):
         """
         try:
             return _finish(super().load())
-        except (BadFile, MemoryError):
+        except BadFile:
             raise
         except Exception as error:  # a damaged pickle can fail in any way
             what = f"is no readable pickle ({type(error).__name__}: {error})"
