@@ -43,7 +43,7 @@ def create_writers(workdir: str | os.PathLike, primary: bool = True) -> Writer:
 class JsonLinesWriter:
     """One JSON object a line, {"step": 3, "train/loss": 0.5}; what is not a finite number is null. Images are left out.
 
-    A line is appended in one piece; one that was torn, by a kill or a full disk, is dropped when the file is opened next.
+    A line is appended in one piece; one torn by a kill or a full disk is dropped when the file is opened next.
     """
 
     def __init__(self, path: str | os.PathLike):
