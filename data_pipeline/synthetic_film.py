@@ -34,12 +34,14 @@ def film(
     pad = int(np.ceil(reach.max())) + 2
     canvas = np.zeros((3, num_frames, height + 2 * pad, width + 2 * pad), np.float32)
     view = (slice(None), slice(pad, pad + height), slice(pad, pad + width))
+    drawn = [  # before the backdrop, whose grain takes as many random numbers as there are pixels
+        (_coordinates(rng, scale, radius, path + pad), draw_look(kind, rng))
+        for kind, scale, radius, path in zip(kinds, scales, reach, paths, strict=True)
+    ]
     for plane, backdrop in zip(canvas, _backdrop(rng, num_frames, size), strict=True):
         plane[view] = backdrop
     owner = np.full(canvas.shape[1:], -1, np.int8)
-    for number, kind in enumerate(kinds):
-        x, y, corners = _coordinates(rng, scales[number], reach[number], paths[number] + pad)
-        look = draw_look(kind, rng)
+    for number, (kind, ((x, y, corners), look)) in enumerate(zip(kinds, drawn, strict=True)):
         windows = [(t, slice(r, r + x.shape[1]), slice(c, c + x.shape[2])) for t, (r, c) in enumerate(corners)]
         patch = np.stack([canvas[:, *window] for window in windows], axis=1)
         covered = paint(patch, kind.picture(x, y, look), look, 1 / scales[number])
