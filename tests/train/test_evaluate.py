@@ -1,0 +1,196 @@
+"""Evaluation from batches to files, in one process and in two."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avs_jax import metrics
+from avs_jax.train import evaluate
+
+PROTOCOLS = {"clip": {}, "avsbench": {"batch_size": 2}, "dataset": {}}
+
+
+def split(clips=7, frames=2, size=8, classes=1, seed=0):
+    """Arrays of a whole split; a clip's brightness gives its object away."""
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, max(2, classes), (clips, frames, size, size)).astype(np.uint8)
+    noise = rng.integers(0, 120, (clips, frames, size, size, 3))
+    images = np.clip(masks[..., None] * 100.0 + noise, 0, 255).astype(np.uint8)
+    valid = rng.random((clips, frames)) < 0.8
+    valid[:, 0] = True
+    return {
+        "frames": images,
+        "masks": masks,
+        "mask_valid": valid,
+        "log_mel": np.zeros((clips, frames, 96, 64), np.float32),
+        "clip_index": np.arange(clips, dtype=np.int32),
+    }
+
+
+def batches(arrays, batch_size):
+    """Batches of one shape; the last is filled up with the first clips, which are not to count twice."""
+    number = len(arrays["masks"])
+    for start in range(0, number, batch_size):
+        index = np.arange(start, start + batch_size)
+        batch = {name: array[index % number] for name, array in arrays.items()}
+        yield {name: jnp.asarray(array) for name, array in batch.items()} | {"clip_valid": jnp.asarray(index < number)}
+
+
+def brightness(variables, batch):
+    """Scores of one class that need no model."""
+    return jax.nn.sigmoid((batch["frames"].astype(jnp.float32).mean(-1, keepdims=True) - variables["level"]) / 20)
+
+
+LEVEL = {"level": jnp.float32(100)}
+
+
+def expected_statistics(arrays, level=100.0):
+    scores = brightness({"level": jnp.float32(level)}, {"frames": jnp.asarray(arrays["frames"])})
+    return metrics.create("clip").update(scores, arrays["masks"], arrays["mask_valid"]).statistics
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_counts_do_not_depend_on_the_batches(batch_size):
+    arrays = split()
+    step = evaluate.counting_step(brightness)
+    found = evaluate.evaluate(step, LEVEL, batches(arrays, batch_size), num_classes=1)
+    expected = expected_statistics(arrays)
+    np.testing.assert_array_equal(found.clip_index, np.arange(7))
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    assert found.compute("avsbench", batch_size=2) == expected.compute("avsbench", batch_size=2)
+
+
+TWO_PROCESSES = """
+import json, runpy, sys
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+process = int(sys.argv[1])
+jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process, cluster_detection_method="deactivate")
+from avs_jax.parallel import mesh as meshes
+from avs_jax.train import evaluate
+
+helpers = runpy.run_path(sys.argv[3])
+arrays, brightness, mesh = helpers["split"](), helpers["brightness"], meshes.create()
+variables = jax.device_put({"level": np.float32(100)}, meshes.replicated(mesh))
+
+def local():
+    for start in range(0, 7, 4):
+        rows = np.arange(start + 2 * process, start + 2 * process + 2)
+        batch = {name: array[rows % 7] for name, array in arrays.items()} | {"clip_valid": rows < 7}
+        yield meshes.put_batch(batch, mesh)
+
+statistics = evaluate.evaluate(evaluate.counting_step(brightness), variables, local(), num_classes=1)
+shown = evaluate.examples(evaluate.labelling_step(brightness), variables, local(), [2, 5])
+figures = {name: statistics.compute(name) for name in ("clip", "avsbench", "dataset")}
+figures["pixels"] = [int(shown[index].prediction.sum()) for index in (2, 5)]
+print(json.dumps(figures))
+"""
+
+
+def test_two_processes_find_what_one_finds():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XLA_FLAGS": ""}
+    commands = [[sys.executable, "-c", TWO_PROCESSES, str(i), str(port), __file__] for i in range(2)]
+    running = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, text=True) for c in commands]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    arrays = split()
+    expected = {name: expected_statistics(arrays).compute(name) for name in ("clip", "avsbench", "dataset")}
+    labels = np.asarray(brightness(LEVEL, {"frames": jnp.asarray(arrays["frames"])}))[..., 0] > 0.5
+    expected["pixels"] = [int(labels[index].sum()) for index in (2, 5)]
+    for output in outputs:
+        assert json.loads(output.splitlines()[-1]) == expected
+
+
+def test_results_with_negative_audio():
+    arrays = split()
+    statistics = {"true": expected_statistics(arrays), "silence": expected_statistics(arrays, level=160.0)}
+    found = evaluate.results(12, statistics, PROTOCOLS)
+    assert list(found) == ["step", "true", "silence", "drop"] and found["step"] == 12
+    for name, options in PROTOCOLS.items():
+        assert found["silence"][name] == statistics["silence"].compute(name, **options)
+        assert found["drop"]["silence"][name] == found["true"][name]["J"] - found["silence"][name]["J"]
+    assert "drop" not in evaluate.results(12, {"true": statistics["true"]}, PROTOCOLS)
+
+
+def test_files_hold_the_figures_and_a_line_for_each_clip(tmp_path):
+    arrays = split()
+    statistics = {"true": expected_statistics(arrays), "silence": expected_statistics(arrays, level=160.0)}
+    found = evaluate.results(12, statistics, PROTOCOLS)
+    names = [f"dog/clip, {i}" for i in range(7)]
+    evaluate.write_results(tmp_path / "run", found, statistics, names)
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == found
+    with open(tmp_path / "run" / "clips.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 14 and [row["clip"] for row in rows[:7]] == names
+    per_clip = statistics["silence"].per_clip()
+    assert [float(row["J"]) for row in rows if row["audio"] == "silence"] == per_clip["J"].tolist()
+    assert [int(row["frames"]) for row in rows[:7]] == arrays["mask_valid"].sum(-1).tolist()
+
+
+def test_the_table_shows_every_figure():
+    figures = {"clip": {"J": 0.75, "F": 0.5, "area": 0.125}, "dataset": {"J": 0.25, "F": 1.0}}
+    silence = {"clip": {"J": 0.5, "F": 0.25, "area": 0.0}, "dataset": {"J": 0.0, "F": 0.0}}
+    drop = {"silence": {"clip": 0.25, "dataset": 0.25}}
+    lines = evaluate.format_table({"step": 3, "true": figures, "silence": silence, "drop": drop}).splitlines()
+    assert lines[0] == "step 3"
+    assert [line.split() for line in lines[3:]] == [
+        ["true", "clip", "0.7500", "0.5000", "area", "0.1250"],
+        ["true", "dataset", "0.2500", "1.0000"],
+        ["silence", "clip", "0.5000", "0.2500", "0.2500", "area", "0.0000"],
+        ["silence", "dataset", "0.0000", "0.0000", "0.2500"],
+    ]
+    assert lines[4].index("0.2500") == lines[3].index("0.7500") and lines[6].rindex("0.2500") == lines[1].index("drop")
+
+
+def test_the_worst_and_best_clips_are_drawn():
+    arrays = split()
+    statistics = expected_statistics(arrays)
+    scores = statistics.per_clip()["J"]
+    chosen = evaluate.worst_and_best(statistics, 2)
+    assert list(chosen) == ["worst_1", "worst_2", "best_1", "best_2"] and len(set(chosen.values())) == 4
+    assert [scores[i] for i in chosen.values()] == np.sort(scores)[[0, 1, -1, -2]].tolist()
+    assert list(evaluate.worst_and_best(statistics, 5)) == [f"worst_{i}" for i in range(1, 6)] + ["best_1", "best_2"]
+    found = evaluate.examples(evaluate.labelling_step(brightness), LEVEL, batches(arrays, 3), chosen.values())
+    assert set(found) == set(chosen.values())
+    example = found[chosen["worst_1"]]
+    np.testing.assert_array_equal(example.frames, arrays["frames"][chosen["worst_1"]])
+    scores = brightness(LEVEL, {"frames": jnp.asarray(example.frames)})
+    np.testing.assert_array_equal(example.prediction, np.asarray(scores)[..., 0] > 0.5)
+    pictures = evaluate.draw(chosen, found, statistics, [f"dog {i}" for i in range(7)])
+    assert list(pictures) == list(chosen) and all(image.dtype == np.uint8 for image in pictures.values())
+
+
+def test_a_model_and_several_classes():
+    arrays = split(classes=3)
+    arrays["log_mel"] = np.ones((7, 2, 96, 64), np.float32)
+
+    def apply(variables, inputs, train):
+        assert not train and inputs["frames"].dtype == jnp.float32
+        level = inputs["frames"].mean(-1, keepdims=True) + variables["level"] * inputs["log_mel"][:, :, :1, :1, None]
+        logits = -((level - jnp.array([-1.2, 0.3, 1.6])) ** 2)
+        return types.SimpleNamespace(mask_logits=logits)
+
+    predict = evaluate.predict_fn(types.SimpleNamespace(apply=apply))
+    variables = {"level": jnp.float32(0.1)}
+    found = evaluate.evaluate(evaluate.counting_step(predict), variables, batches(arrays, 3), num_classes=3)
+    labels = evaluate.labelling_step(predict)
+    predicted = np.concatenate([labels(variables, batch) for batch in batches(arrays, 7)])
+    assert set(np.unique(predicted)) == {0, 1, 2}
+    scores = np.eye(3, dtype=np.float32)[predicted]
+    expected = metrics.create("avss", 3).update(scores, arrays["masks"], arrays["mask_valid"]).statistics
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    shown = evaluate.examples(labels, variables, batches(arrays, 4), [5])[5]
+    np.testing.assert_array_equal(shown.prediction, predicted[5])
