@@ -229,17 +229,11 @@ def _storage_errors(planned: Sequence[shards.Shard], folder: Path | None = None)
     except OSError as error:
         place = folder or planned[0].path.parent
         mend = "free some space" if error.errno in _FULL else "check its permissions"
-        kept = sum(_is_complete(shard) for shard in planned)
+        kept = sum(shard.is_complete() for shard in planned)
         raise ConvertError(
             f"cannot write to {place}: {error.strerror or error}; {mend} or choose another --out. "
             f"{kept} of {len(planned)} shards are complete and kept: the same command goes on from there"
         ) from error
-
-
-def _is_complete(shard: shards.Shard) -> bool:
-    with contextlib.suppress(OSError):
-        return shard.is_complete()
-    return False
 
 
 def _count(planned: Sequence[shards.Shard]) -> dict[str, dict[str, int]]:

@@ -125,10 +125,10 @@ def read_index(shard: Path) -> Index | None:
     """The stored index, or None where there is none, it is damaged, or the shard's size has changed since."""
     try:
         index = Index.loads(index_path(shard).read_text())
-        stale = index is None or index.size != shard.stat().st_size
-    except (FileNotFoundError, UnicodeDecodeError):
+        size = shard.stat().st_size
+    except (OSError, UnicodeDecodeError):
         return None
-    return None if stale else index
+    return index if index is not None and index.size == size else None
 
 
 def build_index(shard: Path, describe: Describe) -> Index:

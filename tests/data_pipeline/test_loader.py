@@ -339,6 +339,12 @@ def test_settings_that_make_no_sense_are_refused(changes):
         options(**changes)
 
 
+def test_workers_without_parsed_flags_are_refused(s4, monkeypatch):
+    monkeypatch.setattr(loader.flags, "FLAGS", loader.flags.FlagValues())
+    with pytest.raises(loader.LoaderError, match=r"absl.flags.FLAGS.mark_as_parsed\(\)"):
+        loader.train_batches(s4, "train", options(workers=1))
+
+
 def test_records_of_more_frames_than_asked_for_are_refused(avss):
     with pytest.raises(tfrecord.RecordError, match=r"clip test_0 has 10 frames, more than num_frames=5"):
         next(iter(loader.eval_batches(avss, "test", options("avss", num_frames=5))))
