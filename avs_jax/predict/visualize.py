@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,7 +117,8 @@ def panel(
 
 
 def save(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes a picture (H,W,3) uint8 in the format of the path's ending."""
+    """Writes a picture (H,W,3) uint8 in the format of the path's ending, into a folder that need not exist yet."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
 
 

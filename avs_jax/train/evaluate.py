@@ -154,7 +154,7 @@ def format_table(found: Mapping[str, Any]) -> str:
     """The figures of `results` as a table for a terminal: a line for each kind of audio and protocol."""
     rows = [("audio", "protocol", "J", "F", "drop of J", "")]
     for audio, protocols in found.items():
-        if audio in ("step", "drop"):
+        if audio == "drop" or not isinstance(protocols, Mapping):
             continue
         for protocol, figures in protocols.items():
             drop = found.get("drop", {}).get(audio, {}).get(protocol)

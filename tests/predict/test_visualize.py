@@ -86,5 +86,5 @@ def test_a_panel_of_avss_names_the_classes():
 
 def test_pictures_are_written(tmp_path):
     image = clip(1)[0][0]
-    visualize.save(tmp_path / "clip.png", image)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "clip.png")), image)
+    visualize.save(tmp_path / "pictures" / "clip.png", image)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "pictures" / "clip.png")), image)
