@@ -29,7 +29,7 @@ WHITE = colour(245, 245, 240)
 GLASS = colour(178, 220, 240)
 
 
-def dog(x, y, look: Look) -> Picture:
+def dog(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A round head with hanging ears, a light snout and a patch over one eye."""
     ax = np.abs(x)
     head = ellipse(x, y, 0, 0.05, 0.70, 0.78)
@@ -48,7 +48,7 @@ def dog(x, y, look: Look) -> Picture:
     )
 
 
-def cat(x, y, look: Look) -> Picture:
+def cat(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A wide head with pointed ears, striped, with slit eyes."""
     ax = np.abs(x)
     head = ellipse(x, y, 0, 0.15, 0.84, 0.70)
@@ -68,7 +68,7 @@ def cat(x, y, look: Look) -> Picture:
     )
 
 
-def lion(x, y, look: Look) -> Picture:
+def lion(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A face inside a scalloped mane."""
     fx, fy = fold(x, y)
     ax = np.abs(x)
@@ -88,7 +88,7 @@ def lion(x, y, look: Look) -> Picture:
     )
 
 
-def bird(x, y, look: Look) -> Picture:
+def bird(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A bird in profile: beak, folded barred wing, tail."""
     body = ellipse(x, y, -0.02, 0.15, 0.62, 0.50)
     head = disc(x, y, 0.44, -0.32, 0.38)
@@ -110,7 +110,7 @@ def bird(x, y, look: Look) -> Picture:
     )
 
 
-def guitar(x, y, look: Look) -> Picture:
+def guitar(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """Two round bouts with a sound hole, a long neck, strings."""
     body = union(disc(x, y, 0, 0.50, 0.52), disc(x, y, 0, -0.02, 0.40))
     neck = box(x, y, 0, -0.60, 0.13, 0.40)
@@ -130,7 +130,7 @@ def guitar(x, y, look: Look) -> Picture:
     )
 
 
-def tabla(x, y, look: Look) -> Picture:
+def tabla(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A drum from above: a laced rim, a pale skin, a black centre."""
     fx, fy = fold(x, y)
     rim = disc(x, y, 0, 0, 0.88)
@@ -146,7 +146,7 @@ def tabla(x, y, look: Look) -> Picture:
     )
 
 
-def violin(x, y, look: Look) -> Picture:
+def violin(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A waisted body with f-holes, a thin neck and a bow laid across."""
     ax = np.abs(x)
     waist = disc(ax, y, 0.47, 0.25, 0.21)
@@ -169,7 +169,7 @@ def violin(x, y, look: Look) -> Picture:
     )
 
 
-def marimba(x, y, look: Look) -> Picture:
+def marimba(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A glockenspiel: seven coloured bars, long to short, on a frame."""
     height = np.float32(0.62) - x * np.float32(0.20)
     frame = np.maximum(np.abs(x) - np.float32(0.98), np.abs(y) - height + np.float32(0.10))
@@ -193,7 +193,7 @@ def marimba(x, y, look: Look) -> Picture:
     )
 
 
-def helicopter(x, y, look: Look) -> Picture:
+def helicopter(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A cabin with a window, a tail boom, a rotor above and skids below, in camouflage."""
     cabin = ellipse(x, y, 0.22, 0.12, 0.60, 0.44)
     boom = polygon(x, y, (-0.92, -0.10), (0.0, -0.16), (0.0, 0.20), (-0.92, 0.06))
@@ -212,7 +212,7 @@ def helicopter(x, y, look: Look) -> Picture:
     )
 
 
-def ambulance(x, y, look: Look) -> Picture:
+def ambulance(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A van: white, with a red cross, a red band, a blue lamp."""
     van = round_box(x, y, -0.22, -0.02, 0.74, 0.52, 0.08)
     cab = polygon(x, y, (0.48, -0.30), (0.70, -0.30), (0.98, 0.10), (0.98, 0.50), (0.48, 0.50))
@@ -235,7 +235,7 @@ def ambulance(x, y, look: Look) -> Picture:
     )
 
 
-def bus(x, y, look: Look) -> Picture:
+def bus(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A long box with a row of windows, a pale band and two wheels."""
     body = round_box(x, y, 0, -0.04, 0.98, 0.56, 0.12)
     wheels = disc(np.abs(x), y, 0.55, 0.52, 0.21)
@@ -254,7 +254,7 @@ def bus(x, y, look: Look) -> Picture:
     )
 
 
-def saw(x, y, look: Look) -> Picture:
+def saw(x: np.ndarray, y: np.ndarray, look: Look) -> Picture:
     """A circular blade with teeth, a bright hub and a hole."""
     fx, fy = fold(x, y)
     steel = disc(x, y, 0, 0, 0.74)

@@ -38,32 +38,34 @@ class Picture:
     layers: list[tuple[np.ndarray, np.ndarray]]
 
 
-def disc(x, y, cx, cy, radius):
+def disc(x: np.ndarray, y: np.ndarray, cx: float, cy: float, radius: float) -> np.ndarray:
     """Distance to a disc."""
     return np.sqrt((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) - np.float32(radius)
 
 
-def ellipse(x, y, cx, cy, rx, ry):
+def ellipse(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
     """Distance to an ellipse with axes along x and y: exact in sign, scaled by the short radius elsewhere."""
     reach = np.sqrt(((x - np.float32(cx)) / np.float32(rx)) ** 2 + ((y - np.float32(cy)) / np.float32(ry)) ** 2)
     return (reach - np.float32(1)) * np.float32(min(rx, ry))
 
 
-def box(x, y, cx, cy, half_width, half_height):
+def box(x: np.ndarray, y: np.ndarray, cx: float, cy: float, half_width: float, half_height: float) -> np.ndarray:
     """Distance to a rectangle along x and y."""
     return np.maximum(
         np.abs(x - np.float32(cx)) - np.float32(half_width), np.abs(y - np.float32(cy)) - np.float32(half_height)
     )
 
 
-def round_box(x, y, cx, cy, half_width, half_height, radius):
+def round_box(
+    x: np.ndarray, y: np.ndarray, cx: float, cy: float, half_width: float, half_height: float, radius: float
+) -> np.ndarray:
     """Distance to a rectangle with rounded corners."""
     over_x = np.maximum(np.abs(x - np.float32(cx)) - np.float32(half_width - radius), np.float32(0))
     over_y = np.maximum(np.abs(y - np.float32(cy)) - np.float32(half_height - radius), np.float32(0))
     return np.sqrt(over_x**2 + over_y**2) - np.float32(radius)
 
 
-def polygon(x, y, *corners):
+def polygon(x: np.ndarray, y: np.ndarray, *corners: tuple[float, float]) -> np.ndarray:
     """Distance to a convex polygon whose corners run clockwise on the screen (y points down)."""
     distance = None
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -74,7 +76,7 @@ def polygon(x, y, *corners):
     return distance
 
 
-def union(*distances):
+def union(*distances: np.ndarray) -> np.ndarray:
     """Distance to everything that is inside at least one of the shapes."""
     nearest = distances[0]
     for distance in distances[1:]:
@@ -82,30 +84,30 @@ def union(*distances):
     return nearest
 
 
-def fold(x, y):
+def fold(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps the plane onto one of its eight equal sectors, 0 <= y <= x: what is drawn there appears eight times."""
     x, y = np.abs(x), np.abs(y)
     return np.maximum(x, y), np.minimum(x, y)
 
 
-def stripes(u, density, phase):
+def stripes(u: np.ndarray, density: float, phase: float) -> np.ndarray:
     """Weight in 0..1 of the second colour of soft stripes across `u`, `density` of them per unit."""
     cycle = u * np.float32(density) + np.float32(phase)
     cycle = np.abs(cycle - np.floor(cycle) - np.float32(0.5))  # 0 .. 0.5 .. 0
     return np.clip((cycle - np.float32(0.25)) * np.float32(8) + np.float32(0.5), 0, 1)
 
 
-def mix(first, second, weight):
+def mix(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Colours (3, ...): `first` (3,) where weight (...) is 0, `second` (3,) where it is 1."""
     return np.stack([a + weight * (b - a) for a, b in zip(first, second, strict=True)])
 
 
-def colour(red, green, blue):
+def colour(red: float, green: float, blue: float) -> np.ndarray:
     """An RGB colour, (3,) float32 in 0..255."""
     return np.array((red, green, blue), np.float32)
 
 
-def hsv(hue, saturation, value):
+def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     """An RGB colour, (3,) float32 in 0..255, from a hue in degrees and two shares in 0..1."""
     sector = (hue / 60.0) % 6.0
     ramps = [abs((sector + shift) % 6.0 - 3.0) - 1.0 for shift in (0.0, 4.0, 2.0)]
@@ -113,7 +115,7 @@ def hsv(hue, saturation, value):
     return np.array([255.0 * value * share for share in shares], np.float32)
 
 
-def paint(canvas, picture: Picture, look: Look, pixel: float):
+def paint(canvas: np.ndarray, picture: Picture, look: Look, pixel: float) -> np.ndarray:
     """Paints a picture onto a patch, with edges smooth over one pixel.
 
     Args:

@@ -94,7 +94,7 @@ SINE = (1.0,)
 SAW = tuple(1.0 / k for k in range(1, 15))
 
 
-def dog(rng, n):
+def dog(rng: np.random.Generator, n: int) -> np.ndarray:
     """Barks: short hoarse bursts that fall in pitch, three a second."""
     number, progress = beats(rng, (0.27, 0.38), n)
     hertz = uniform(rng, 380, 560) * per_beat(rng, number, 0.93, 1.07) * (np.float32(1.25) - progress)
@@ -102,7 +102,7 @@ def dog(rng, n):
     return hump(progress, 0.5) * (np.float32(0.75) * voice + np.float32(0.5) * noise(rng, "middle", n))
 
 
-def cat(rng, n):
+def cat(rng: np.random.Generator, n: int) -> np.ndarray:
     """Meows: a voice that rises, falls and stops."""
     number, progress = beats(rng, (0.60, 0.85), n)
     hertz = (
@@ -113,7 +113,7 @@ def cat(rng, n):
     return hump(progress, 0.8) * tone(wavetable(1.0, 0.7, 0.5, 0.25), hertz, n)
 
 
-def lion(rng, n):
+def lion(rng: np.random.Generator, n: int) -> np.ndarray:
     """A roar: very low, rough and breathy."""
     number, progress = beats(rng, (0.75, 1.1), n)
     hertz = uniform(rng, 72, 105) * per_beat(rng, number, 0.92, 1.08) * (np.float32(1.15) - np.float32(0.3) * progress)
@@ -126,14 +126,14 @@ def lion(rng, n):
     )
 
 
-def bird(rng, n):
+def bird(rng: np.random.Generator, n: int) -> np.ndarray:
     """Chirps: quick rising whistles, high up, eight or so a second."""
     number, progress = beats(rng, (0.10, 0.15), n)
     hertz = uniform(rng, 2300, 3000) * per_beat(rng, number, 0.9, 1.15) * (1 + np.float32(0.45) * progress)
     return hump(progress, 0.7) * tone(wavetable(*SINE), hertz, n)
 
 
-def guitar(rng, n):
+def guitar(rng: np.random.Generator, n: int) -> np.ndarray:
     """Plucked low strings, each ringing into the next."""
     number, progress = beats(rng, (0.20, 0.30), n)
     steps = np.array([1.0, 9 / 8, 5 / 4, 3 / 2, 5 / 3], np.float32)
@@ -144,7 +144,7 @@ def guitar(rng, n):
     )
 
 
-def tabla(rng, n):
+def tabla(rng: np.random.Generator, n: int) -> np.ndarray:
     """Drum strokes: a low boom, a dry click, seven a second, every other one higher."""
     number, progress = beats(rng, (0.125, 0.17), n)
     higher = (number % 2).astype(np.float32)
@@ -153,7 +153,7 @@ def tabla(rng, n):
     return np.float32(0.8) * boom + np.float32(1.2) * decay(progress, 0.12, 2) * noise(rng, "high", n)
 
 
-def violin(rng, n):
+def violin(rng: np.random.Generator, n: int) -> np.ndarray:
     """Bowed notes: sustained, bright, with vibrato."""
     number, progress = beats(rng, (0.5, 0.8), n)
     vibrato = 1 + np.float32(0.02) * tone(wavetable(*SINE), uniform(rng, 5.5, 7.0), n)
@@ -161,7 +161,7 @@ def violin(rng, n):
     return np.minimum(np.float32(8) * hump(progress, 1.0), 1) * tone(wavetable(*SAW), hertz, n)
 
 
-def marimba(rng, n):
+def marimba(rng: np.random.Generator, n: int) -> np.ndarray:
     """Struck metal bars: high inharmonic partials that ring."""
     number, progress = beats(rng, (0.16, 0.26), n)
     hertz = uniform(rng, 1050, 1350) * per_beat(rng, number, 0.8, 1.3)
@@ -170,7 +170,7 @@ def marimba(rng, n):
     return low + np.float32(0.35) * decay(progress, 0.5, 2) * tone(sine, hertz * np.float32(2.76), n)
 
 
-def helicopter(rng, n):
+def helicopter(rng: np.random.Generator, n: int) -> np.ndarray:
     """Rotor blades: pulses of dull noise, some thirteen a second, over a rumble."""
     _, progress = beats(rng, (0.066, 0.09), n)
     pulses = decay(progress, 0.7, 2)
@@ -178,14 +178,14 @@ def helicopter(rng, n):
     return blades * (np.float32(0.12) + pulses) + np.float32(0.12) * noise(rng, "white", n)
 
 
-def siren(rng, n):
+def siren(rng: np.random.Generator, n: int) -> np.ndarray:
     """A siren: a hollow tone that wails up and down."""
     _, progress = beats(rng, (0.45, 0.75), n)
     hertz = uniform(rng, 620, 760) * (1 + np.float32(0.9) * hump(progress, 1.0))
     return tone(wavetable(1.0, 0.0, 0.45, 0.0, 0.25, 0.0, 0.1), hertz, n)
 
 
-def bus(rng, n):
+def bus(rng: np.random.Generator, n: int) -> np.ndarray:
     """A diesel at idle: a steady low hum and a little hiss."""
     hertz = uniform(rng, 52, 68)
     hum = tone(wavetable(0.5, 0.9, 1.0, 0.8, 0.5, 0.25, 0.1), hertz, n)
@@ -193,7 +193,7 @@ def bus(rng, n):
     return knock * hum + np.float32(0.25) * noise(rng, "low", n) + np.float32(0.06) * noise(rng, "high", n)
 
 
-def saw(rng, n):
+def saw(rng: np.random.Generator, n: int) -> np.ndarray:
     """A power saw: a buzz up to the highest frequencies, loud broad noise, revving."""
     _, progress = beats(rng, (0.6, 1.0), n)
     hertz = uniform(rng, 190, 260) * (np.float32(0.9) + np.float32(0.35) * hump(progress, 1.0))
