@@ -3,7 +3,8 @@
     python -m avs_jax.main --config configs/avss.py --workdir runs/avss
     python -m avs_jax.main --config configs/s4.py:resnet50,512 --mode eval --config.init_from=AVSegFormer_res50_s4.pth
 
-Every key of the configuration can be set: `--config.train.batch_size=4`. A run started again in the same workdir goes on.
+Every key of the configuration can be set: `--config.train.batch_size=4`. A run that is started again
+in the same workdir goes on.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def parse_argument(argument: str, backbone: str, size: int) -> tuple[str, int]:
             backbone = part
         else:
             raise ValueError(
-                f"configuration argument {part!r} is neither an image size nor a backbone; known: {', '.join(BACKBONES)}"
+                f"configuration argument {part!r} is neither an image size nor a backbone: {', '.join(BACKBONES)}"
             )
     return backbone, size
 

@@ -1,8 +1,8 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped. The only file that knows Orbax.
 
-A step holds two items: `state`, the training state, and `meta`, JSON: the data iterator, the clock, and checksums. Orbax
-does not notice flipped bytes in array files, so a checksum of every array is taken on the devices before saving and
-compared after restoring; the JSON carries one of its own.
+A step holds items: trees of arrays by name, each restored by itself (weights without the optimizer), and `meta`, JSON:
+the data iterator, the clock, and checksums. Orbax does not notice flipped bytes in array files, so a checksum of every
+array is taken on the devices before saving and compared after restoring; the JSON carries one of its own.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, keep_latest: int, keep_best: int, best_metric: str):
         self.folder = folder.absolute()
+
         def value(metrics):
             return metrics[best_metric]
 
@@ -49,35 +50,44 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
-    def save(self, step: int, state, meta: Mapping, metrics: Mapping[str, float] | None = None) -> None:
+    def save(self, step: int, items: Mapping, meta: Mapping, metrics: Mapping[str, float] | None = None) -> None:
         """Starts saving `step`; returns once the arrays are copied, the writing goes on in the background.
 
         A step that is there already is left as it is: training is deterministic, so it holds the same.
+
+        Args:
+          items: {name: tree of arrays}.
+          meta: what JSON can hold.
+          metrics: figures of this step, among them the one that tells the best.
         """
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "arrays": checksums(state)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({**meta, "sha256": _digest(meta)})
-            ),
-            metrics=dict(metrics) if metrics else None,
-        )
+        meta = {**meta, "arrays": {name: checksums(tree) for name, tree in items.items()}}
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        args["meta"] = ocp.args.JsonSave({**meta, "sha256": _digest(meta)})
+        self._manager.save(step, args=ocp.args.Composite(**args), metrics=dict(metrics) if metrics else None)
 
-    def restore(self, like) -> tuple[object, dict] | None:
-        """Restores the newest step that is whole, or returns None where there is no step at all.
+    def restore(self, like: Mapping, best: bool = False) -> tuple[dict, dict] | None:
+        """Restores the newest step that is whole, or the best one, or returns None where there is no step at all.
 
         Damaged steps are set aside (renamed to `damaged-STEP`, never deleted) with a warning.
 
         Args:
-          like: the state as `jax.ShapeDtypeStruct`s with shardings.
+          like: {name: tree of `jax.ShapeDtypeStruct` with shardings}, the items to restore.
+          best: first tries the step with the best metric.
+
+        Returns:
+          The items, and the meta data.
 
         Raises:
           CheckpointError: there are steps, and none can be restored.
         """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        first = self._manager.best_step() if best else None
+        if first is not None:
+            steps = [first, *(step for step in steps if step != first)]
         failures = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             try:
                 found = self._read(step, like)
             except Exception as error:  # whatever Orbax meets in a damaged step; reported below, never hidden
@@ -90,14 +100,10 @@ class Checkpoints:
         if failures:
             listed = "\n".join(f"  step {step}: {reason}" for step, reason in failures)
             raise CheckpointError(
-                f"no checkpoint in {self.folder} can be restored:\n{listed}\nif the model or optimizer settings changed, "
-                "use another --workdir; otherwise the files are damaged: remove the folder to start again"
+                f"no checkpoint in {self.folder} can be restored:\n{listed}\nif the model or optimizer settings "
+                "changed, use another --workdir; otherwise the files are damaged: remove the folder to start again"
             )
         return None
-
-    def best_step(self) -> int | None:
-        """Returns the step with the best metric, or None where no step has metrics."""
-        return self._manager.best_step()
 
     def wait(self) -> None:
         """Returns when everything that `save` started is on disk."""
@@ -108,18 +114,21 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _read(self, step: int, like) -> tuple[object, dict]:
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        )
-        meta = dict(found.meta)
+    def _read(self, step: int, like: Mapping) -> tuple[dict, dict]:
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+        meta = dict(found["meta"])
         if meta.pop("sha256", None) != _digest(meta):
             raise ValueError("the checksum of its meta data does not fit")
-        stored, actual = meta.pop("arrays"), checksums(found.state)
-        wrong = sorted(name for name in stored.keys() | actual.keys() if stored.get(name) != actual.get(name))
-        if wrong:
-            raise ValueError(f"checksums do not fit for {len(wrong)} arrays, the first {wrong[0]}")
-        return found.state, meta
+        stored, items = meta.pop("arrays"), {name: found[name] for name in like}
+        for name, tree in items.items():
+            actual = checksums(tree)
+            wrong = sorted(
+                key for key in stored[name].keys() | actual.keys() if stored[name].get(key) != actual.get(key)
+            )
+            if wrong:
+                raise ValueError(f"checksums do not fit for {len(wrong)} arrays, the first {name}{wrong[0]}")
+        return items, meta
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
@@ -135,7 +144,7 @@ class Checkpoints:
 
 
 def checksums(tree) -> dict[str, int]:
-    """Returns a 64-bit checksum of every array of `tree`, taken where the array is, whatever its layout over devices."""
+    """Returns a 64-bit checksum of every array of `tree`, taken where it is, whatever its layout over devices."""
     named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     sums = jax.device_get(_checksums(named))
     return {name: (int(high) << 32) | int(low) for name, (high, low) in sums.items()}

@@ -8,18 +8,10 @@ import jax
 from jax.sharding import Mesh
 
 from avs_jax.parallel import mesh as meshes
-from data_pipeline import loader
+from data_pipeline import batch, loader
 
-# Model inputs and targets; the rest of a batch stays on the host.
-DEVICE_KEYS = (
-    "frames",
-    "log_mel",
-    "audio_embedding",
-    "masks",
-    "frame_valid",
-    "mask_valid",
-    "clip_valid",
-)
+# Model inputs and targets, and the clips' places; the rest of a batch stays on the host.
+DEVICE_KEYS = ("frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index")
 
 
 def options(config, *, training: bool, audio: str = "true") -> loader.LoaderOptions:
@@ -49,7 +41,9 @@ class Feed:
 
     def __init__(self, config, mesh: Mesh):
         self._mesh = mesh
-        self._source = loader.train_batches(config.data.records, config.data.train_split, options(config, training=True))
+        self._source = loader.train_batches(
+            config.data.records, config.data.train_split, options(config, training=True)
+        )
         self._ahead = None
         self.state = self._source.get_state()
 
@@ -59,9 +53,9 @@ class Feed:
         self.state, self._ahead = state, None
 
     def __next__(self) -> dict[str, jax.Array]:
-        batch, self.state = self._ahead or self._pull()
+        now, self.state = self._ahead or self._pull()
         self._ahead = self._pull()
-        return batch
+        return now
 
     def peek(self) -> dict[str, jax.Array]:
         """Returns the batch that the next `next` will return."""
@@ -76,11 +70,18 @@ class Feed:
         return meshes.put_batch(for_device(next(self._source)), self._mesh), self._source.get_state()
 
 
-def for_device(batch: dict) -> dict:
-    """Returns the arrays of a batch that the model or the loss reads."""
-    return {name: batch[name] for name in DEVICE_KEYS if name in batch}
+def for_device(arrays: dict) -> dict:
+    """Returns the arrays of a batch that the model, the loss or the metrics read."""
+    return {name: arrays[name] for name in DEVICE_KEYS if name in arrays}
 
 
 def evaluation_batches(config, split: str, audio: str) -> Iterator[dict]:
     """Returns the host batches of a split, in order, the last one padded."""
-    return iter(loader.eval_batches(config.data.records, split, options(config, training=False, audio=audio)))
+    source = loader.eval_batches(config.data.records, split, options(config, training=False, audio=audio))
+    return map(for_device, source)
+
+
+def example_batch(config) -> dict:
+    """Returns a batch of the right shapes and types, for tracing."""
+    height, width = config.data.image_size
+    return for_device(batch.example_batch(1, config.data.num_frames, height, width))

@@ -12,6 +12,7 @@ import jax
 from tqdm import tqdm
 
 from avs_jax.train.clock import Clock
+from avs_jax.train.writers import Writer
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +43,37 @@ class Progress:
     Args:
       writers: takes scalars by step; see `writers.create_writers`.
       clock: counts over restarts.
+      start, total: the run's first and last step.
       clips: how many clips a step takes.
+      rate: maps steps to learning rates.
     """
 
-    def __init__(self, writers, clock: Clock, start: int, total: int, every: int, clips: int):
-        self._writers, self._clock, self._every, self._clips = writers, clock, every, clips
+    def __init__(
+        self,
+        writers: Writer,
+        clock: Clock,
+        start: int,
+        total: int,
+        every: int,
+        clips: int,
+        rate: Callable[[int], float],
+    ):
+        self._writers, self._clock, self._every, self._clips, self._rate = writers, clock, every, clips, rate
         self._start, self._total = start, total
         self._bar = tqdm(total=total, initial=start, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
-    def __call__(self, step: int, metrics: Mapping[str, jax.Array], rate: Callable[[int], float]) -> None:
-        """Takes the metrics of the step that made `step`; `rate` maps steps to learning rates."""
+    def __call__(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of the step that ended as `step`.
+
+        Raises:
+          FloatingPointError: the loss is not finite.
+        """
         self._bar.update()
         if step % self._every and step != self._total:
             return
         scalars = {f"train/{name}": float(value) for name, value in jax.device_get(dict(metrics)).items()}
         speed = self._clock.lap((step - self._start) * self._clips)
-        scalars |= {"train/learning_rate": float(rate(step - 1)), "train/clips_per_second": speed}
+        scalars |= {"train/learning_rate": float(self._rate(step - 1)), "train/clips_per_second": speed}
         scalars["train/seconds"] = self._clock.seconds()
         self._writers.scalars(step, scalars)
         loss = scalars["train/loss"]

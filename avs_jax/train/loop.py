@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pathlib
-import time
 
 import jax
 
@@ -13,11 +12,11 @@ from avs_jax import models
 from avs_jax.parallel import mesh as meshes
 from avs_jax.train import hooks, optimizer
 from avs_jax.train import state as states
-from avs_jax.train.checkpoint import Checkpoints
+from avs_jax.train.checkpoint import CheckpointError, Checkpoints
 from avs_jax.train.clock import Clock
 from avs_jax.train.evaluator import Evaluator
 from avs_jax.train.feed import Feed, example_batch
-from avs_jax.train.step import make_train_step
+from avs_jax.train.step import compile_step, make_train_step
 from avs_jax.train.weights import initialise
 from avs_jax.train.writers import create_writers
 from data_pipeline import loader
@@ -26,108 +25,84 @@ log = logging.getLogger(__name__)
 
 
 def train(config, workdir: pathlib.Path) -> bool:
-    """Trains in `workdir`, going on from its newest checkpoint, and measures the best step on the test split.
+    """Trains in `workdir`, going on from its newest checkpoint, then measures the best step on the test split.
 
     Returns:
       False if the run was asked to stop before its end (SIGTERM); its state is saved then.
     """
-    configuration.claim_workdir(workdir, config)
     mesh = meshes.create()
     feed = Feed(config, mesh)
+    configuration.claim_workdir(workdir, config)
     plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
-    model, never = models.create(config.model), frozen_always(config)
+    model, never = models.create(config.model), optimizer.never_trained(config.model)
     tx = optimizer.create(config.optimizer, plan.total_steps, plan.unfreeze_at, never)
     init = states.init_fn(model, tx, feed.peek(), config.seed, config.train.ema_decay > 0)
-    checkpoints, clock = _checkpoints(config, workdir), Clock()
-    restored = checkpoints.restore(states.abstract(init, mesh))
+    checkpoints, clock, shapes = _checkpoints(config, workdir), Clock(), states.abstract(init, mesh)
+    restored = checkpoints.restore(shapes.items())
     if restored is None:
         state = initialise(states.create(init, mesh), config)
     else:
-        state, meta = restored
-        feed.restore(meta["data"])
-        clock.restore(meta["clock"])
+        state = shapes.with_items(restored[0])
+        feed.restore(restored[1]["data"])
+        clock.restore(restored[1]["clock"])
         log.info("going on from step %d of %s", int(state.step), checkpoints.folder)
-    start = int(state.step)
+    start, total = int(state.step), plan.total_steps
     writers = create_writers(workdir, primary=jax.process_index() == 0)
     writers.rewind(start)
     evaluator = Evaluator(config, model, mesh, writers, workdir)
-    rate = optimizer.schedule(config.optimizer, plan.total_steps)
-    progress = hooks.Progress(
-        writers, clock, start, plan.total_steps, config.train.log_every_steps, config.train.batch_size
-    )
-
-    def save(step: int, metrics: dict | None) -> None:
-        checkpoints.save(step, state, {"data": feed.state, "clock": clock.state()}, metrics)
-
-    train_step, change = None, start
+    rate = optimizer.schedule(config.optimizer, total)
+    progress = hooks.Progress(writers, clock, start, total, config.train.log_every_steps, config.train.batch_size, rate)
+    change = start  # the first step, and later those at which a part of the model starts to train
     with hooks.Preemption() as preemption:
-        for step in range(start, plan.total_steps):
-            if step == change:  # the first step, or one at which a part of the model starts to train
+        for step in range(start, total):
+            if step == change:
                 frozen = optimizer.frozen_parts(step, plan.unfreeze_at, never)
                 train_step = compile_step(make_train_step(model, tx, config, frozen), state, feed.peek())
                 change = optimizer.next_change(step, plan.unfreeze_at)
             batch = next(feed)
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
-            done, last = step + 1, step + 1 == plan.total_steps
-            progress(done, metrics, rate)
-            scores = None
-            if done % plan.eval_every == 0 or last:
+            done, scores = step + 1, None
+            progress(done, metrics)
+            if done % plan.eval_every == 0 or done == total:
                 scores = evaluator(state.variables(), config.data.val_split, done)
             if scores or done % plan.checkpoint_every == 0 or preemption.requested:
-                save(done, scores)
-            if preemption.requested and not last:
+                checkpoints.save(
+                    done, state.items(), {"step": done, "data": feed.state, "clock": clock.state()}, scores
+                )
+            if preemption.requested and done < total:
                 log.info("asked to stop: step %d is saved, the same command goes on from there", done)
                 break
-    progress.close()
     checkpoints.wait()
-    finished = int(state.step) >= plan.total_steps
+    finished = int(state.step) >= total
     if finished:
-        best, _ = checkpoints.restore_best(states.abstract(init, mesh))
-        evaluator(best.variables(), config.data.test_split, int(best.step), pictures=True)
-    feed.close()
-    writers.close()
-    checkpoints.close()
+        _evaluate_best(config, checkpoints, shapes, evaluator, config.data.test_split)
+    for part in (progress, feed, writers, checkpoints):
+        part.close()
     return finished
 
 
-def evaluate(config, workdir: pathlib.Path, split: str) -> dict:
+def evaluate(config, workdir: pathlib.Path, split: str) -> dict[str, float]:
     """Measures the weights of `config.init_from.model`, or else the best step of `workdir`, on a split."""
-    mesh = meshes.create()
-    model = models.create(config.model)
-    tx = optimizer.create(config.optimizer, 1, {}, ())
+    mesh, model = meshes.create(), models.create(config.model)
+    tx = optimizer.create(config.optimizer, 1, {}, ("backbone", "vggish", "audio_proj", "head"))
     init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
-    if config.init_from.model:
-        state = initialise(states.create(init, mesh), config)
-    else:
-        plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
-        tx = optimizer.create(config.optimizer, plan.total_steps, plan.unfreeze_at, frozen_always(config))
-        init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
-        state, _ = _checkpoints(config, workdir).restore_best(states.abstract(init, mesh))
     writers = create_writers(workdir, primary=jax.process_index() == 0)
     evaluator = Evaluator(config, model, mesh, writers, workdir)
-    scores = evaluator(state.variables(), split, int(state.step), pictures=True)
+    if config.init_from.model:
+        scores = evaluator(initialise(states.create(init, mesh), config).variables(), split, 0)
+    else:
+        scores = _evaluate_best(config, _checkpoints(config, workdir), states.abstract(init, mesh), evaluator, split)
     writers.close()
     return scores
 
 
-def frozen_always(config) -> tuple[str, ...]:
-    """Returns the parts of the model that are never trained."""
-    return ("vggish",) if config.model.vggish.frozen else ()
-
-
-def compile_step(step_fn, state, batch):
-    """Compiles a training step before the first batch needs it, and says what it takes."""
-    start = time.perf_counter()
-    compiled = jax.jit(step_fn, donate_argnums=0).lower(state, batch).compile()
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-    log.info(
-        "training step compiled in %.1f s: %.1f GFLOP, %.2f GB of temporaries",
-        time.perf_counter() - start,
-        cost.get("flops", 0.0) / 1e9,
-        getattr(memory, "temp_size_in_bytes", 0) / 1e9,
-    )
-    return compiled
+def _evaluate_best(config, checkpoints: Checkpoints, shapes: states.TrainState, evaluator, split: str) -> dict:
+    found = checkpoints.restore({"weights": shapes.items()["weights"]}, best=True)
+    if found is None:
+        raise CheckpointError(f"{checkpoints.folder} holds no checkpoint: train first, or give --config.init_from=FILE")
+    items, meta = found
+    return evaluator(shapes.with_items(items).variables(), split, meta["step"])
 
 
 def _checkpoints(config, workdir: pathlib.Path) -> Checkpoints:

@@ -28,23 +28,26 @@ def create(
 ) -> optax.GradientTransformation:
     """Builds the optimizer of `config.optimizer`.
 
-    A part (a top-level name of the parameter tree) of `unfreeze_at` is left alone before that step: no update, no weight
-    decay, no moments, so that its bias correction starts then, as PyTorch's does for parameters without a gradient. A part
-    of `never` has no optimizer state at all.
+    A part (a top-level name of the parameter tree) of `unfreeze_at` is left alone before that step: no update, no
+    weight decay, no moments, so that its bias correction starts then, as PyTorch's does for parameters without a
+    gradient. A part of `never` has no optimizer state at all.
     """
     inner = {"train": _direction(config), "never": optax.set_to_zero()}
     for part, step in unfreeze_at.items():
         inner[part] = optax.conditionally_mask(_direction(config), lambda now, step=step: now >= step)
 
     def labels(params):
-        return {
-            part: jax.tree.map(lambda _, label=_label(part, unfreeze_at, never): label, tree)
-            for part, tree in params.items()
-        }
+        named = {part: _label(part, unfreeze_at, never) for part in params}
+        return {part: jax.tree.map(lambda _, part=part: named[part], tree) for part, tree in params.items()}
 
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     rate = optax.scale_by_learning_rate(schedule(config, total_steps))
     return optax.chain(*clip, optax.partition(inner, labels), rate)
+
+
+def never_trained(config_model) -> tuple[str, ...]:
+    """Returns the parts of the model that are never trained."""
+    return ("vggish",) if config_model.vggish.frozen else ()
 
 
 def frozen_parts(step: int, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) -> tuple[str, ...]:

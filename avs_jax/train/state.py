@@ -29,10 +29,18 @@ class TrainState:
     ema_params: dict  # empty unless train.ema_decay > 0
     rng: jax.Array  # (2,) uint32, the key's data
 
-    def variables(self, averaged: bool = True) -> dict:
-        """Returns what `model.apply` takes; the averaged parameters where they are kept and asked for."""
-        params = self.ema_params if averaged and self.ema_params else self.params
-        return {"params": params, **self.model_state}
+    def variables(self) -> dict:
+        """Returns what `model.apply` takes: the averaged parameters where they are kept."""
+        return {"params": self.ema_params or self.params, **self.model_state}
+
+    def items(self) -> dict[str, dict]:
+        """Returns the state as the items of a checkpoint: the weights, and what only training needs."""
+        weights = {name: getattr(self, name) for name in ("params", "model_state", "ema_params")}
+        return {"weights": weights, "training": {name: getattr(self, name) for name in ("step", "opt_state", "rng")}}
+
+    def with_items(self, items: Mapping[str, dict]) -> TrainState:
+        """Returns the state with the items of a checkpoint, or some of them, in place."""
+        return self.replace(**{name: value for item in items.values() for name, value in item.items()})
 
 
 def init_fn(

@@ -21,7 +21,8 @@ def make(folder, latest=2, best=1):
 
 
 def state(step):
-    return {"params": {"kernel": jnp.arange(5000.0) + step}, "step": jnp.int32(step), "rng": jnp.uint32([1, step])}
+    variables = {"params": {"kernel": jnp.arange(5000.0) + step}, "ema_params": {}}
+    return {"variables": variables, "training": {"step": jnp.int32(step), "rng": jnp.uint32([1, step])}}
 
 
 def like():
@@ -45,9 +46,17 @@ def test_restores_what_was_saved(folder):
     save(first, 3, 7)
     first.close()
     found, meta = make(folder).restore(like())
-    np.testing.assert_array_equal(found["params"]["kernel"], np.arange(5000.0) + 7)
-    assert int(found["step"]) == 7
+    np.testing.assert_array_equal(found["variables"]["params"]["kernel"], np.arange(5000.0) + 7)
+    assert int(found["training"]["step"]) == 7
     assert meta == {"data": {"next": 7}}
+
+
+def test_an_item_is_restored_by_itself(folder):
+    first = make(folder)
+    save(first, 3)
+    found, _ = first.restore({"variables": like()["variables"]})
+    assert list(found) == ["variables"]
+    np.testing.assert_array_equal(found["variables"]["params"]["kernel"], np.arange(5000.0) + 3)
 
 
 def test_nothing_there(folder):
@@ -60,7 +69,8 @@ def test_keeps_the_newest_and_the_best_over_restarts(folder):
     first.close()
     second = make(folder)
     save(second, 4, 5, metric=lambda step: -step)
-    assert second.best_step() == 1
+    assert second.restore(like(), best=True)[1]["data"] == {"next": 1}
+    assert second.restore(like())[1]["data"] == {"next": 5}
     assert sorted(p.name for p in folder.iterdir()) == ["1", "4", "5"]
 
 
@@ -68,7 +78,7 @@ def test_a_flipped_byte_falls_back_to_the_step_before(folder, caplog):
     first = make(folder)
     save(first, 1, 2)
     first.close()
-    path = largest_file(folder / "2" / "state")
+    path = largest_file(folder / "2" / "variables")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
@@ -76,7 +86,7 @@ def test_a_flipped_byte_falls_back_to_the_step_before(folder, caplog):
     second = make(folder)
     found, meta = second.restore(like())
     assert meta["data"] == {"next": 1}
-    assert int(found["step"]) == 1
+    assert int(found["training"]["step"]) == 1
     assert "2 is damaged" in caplog.text
     assert (folder.parent / "damaged-2").is_dir()
     save(second, 2)  # the step's place is free again
@@ -104,7 +114,7 @@ def test_all_damaged_is_an_error_and_nothing_is_removed(folder):
     first = make(folder)
     save(first, 1)
     first.close()
-    largest_file(folder / "1" / "state").unlink()
+    largest_file(folder / "1" / "variables").unlink()
     with pytest.raises(checkpoint.CheckpointError, match="step 1"):
         make(folder).restore(like())
     assert (folder / "1").is_dir()
