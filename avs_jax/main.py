@@ -16,10 +16,39 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from avs_jax import config as configuration
+from avs_jax.convert import ConversionError
+from avs_jax.train import demo_data, loop
+from avs_jax.train.checkpoint import CheckpointError
+from data_pipeline.audio_conditions import AudioError
+from data_pipeline.convert import ConvertError
+from data_pipeline.loader import LoaderError, StateError
+from data_pipeline.problems import BadFile, DataError
+from data_pipeline.tfrecord import RecordError
+from data_pipeline.workers import WorkerError
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default runs/ and the configuration's name.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The split that --mode eval measures.")
+
+# What the user can mend: shown as one line, not as a traceback.
+USER_ERRORS = (
+    configuration.ConfigError,
+    FileNotFoundError,
+    PermissionError,
+    FloatingPointError,
+    CheckpointError,
+    ConversionError,
+    ConvertError,
+    DataError,
+    BadFile,
+    RecordError,
+    StateError,
+    LoaderError,
+    AudioError,
+    WorkerError,
+)
 
 # Ends a run that was asked to stop and has saved its state: start the same command again to go on.
 EXIT_PREEMPTED = 75
@@ -33,12 +62,8 @@ def main(argv: list[str]) -> int:
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
-    from avs_jax import config as configuration
-    from avs_jax.train import demo_data, loop
-
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / _name(flags.FLAGS))
-    errors = (configuration.ConfigError, FileNotFoundError)
     try:
         configuration.validate(config)
         demo_data.ensure_records(config)
@@ -46,7 +71,7 @@ def main(argv: list[str]) -> int:
             loop.evaluate(config, workdir, getattr(config.data, f"{SPLIT.value}_split"))
             return 0
         return 0 if loop.train(config, workdir) else EXIT_PREEMPTED
-    except errors as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -60,7 +85,15 @@ def run() -> None:
     # `--config.init_from=FILE` is short for all of the model's weights.
     short = "--config.init_from="
     arguments = [a.replace(short, "--config.init_from.model=", 1) if a.startswith(short) else a for a in sys.argv]
-    app.run(main, argv=arguments)
+    app.run(main, argv=arguments, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, TypeError, ValueError, OSError) as error:  # a typo in a key, a value of the wrong type
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,16 @@ def get_config(argument: str = ""):
     with config.unlocked():
         model = config.model
         model.backbone.update(depths=(1, 1, 1, 1), widths=(16, 32, 64, 128))
-        model.vggish.update(widths=(16, 32, 64, 128), hidden_dim=256, frozen=False)
+        model.vggish.update(widths=(16, 16, 32, 64), hidden_dim=256, frozen=False)
         model.update(embed_dim=64, num_heads=4, num_queries=16, mlp_dim=128, tail_dims=(32, 16))
         model.query_generator.update(num_layers=2, ffn_dim=128)
         model.encoder.update(num_layers=2, ffn_dim=128, dropout=0.0)
         model.decoder.update(num_layers=2, ffn_dim=128, dropout=0.0)
         config.data.records = "data/synthetic_s4"
         config.data.update(workers=0, cache=True, flip=True)
-        config.data.synthetic.update(train=4000, val=100, test=200)
+        config.data.synthetic.update(train=1600, val=50, test=150)
         config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0)
-        config.train.update(batch_size=16, steps=2000, supervised_frames_only=True, log_every_steps=50)
+        config.train.update(batch_size=16, steps=1000, supervised_frames_only=True, log_every_steps=50)
         config.eval.update(batch_size=10, every_steps=500, audio="silence")
         config.checkpoint.update(every_steps=500, best_metric="clip/J")
     return config.lock()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+
+# Each process is one of many: numerical libraries that start a thread a core in each would only get in their way.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class WorkerError(RuntimeError):
@@ -44,7 +48,8 @@ def run(
     context = multiprocessing.get_context("spawn")  # a forked child would inherit JAX's and Grain's locks, not threads
     executor = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
     try:
-        futures = {executor.submit(_each, function, [items[i] for i in indices]): indices for indices in chunks}
+        with _environment(_ONE_THREAD):  # the processes start with the first task
+            futures = {executor.submit(_each, function, [items[i] for i in indices]): indices for indices in chunks}
         for future in concurrent.futures.as_completed(futures):
             yield from zip(futures[future], future.result(), strict=True)
     except BrokenProcessPool as error:
@@ -54,6 +59,18 @@ def run(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the processes that start meanwhile; those that the user has set stay."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
 
 
 def _each(function: Callable, items: Sequence) -> list:

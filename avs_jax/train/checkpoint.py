@@ -105,6 +105,11 @@ class Checkpoints:
             )
         return None
 
+    def meta(self, step: int | None = None) -> dict:
+        """Returns the meta data of a step, the newest by default, with the checksums under "arrays"."""
+        step = self._manager.latest_step() if step is None else step
+        return dict(self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+
     def wait(self) -> None:
         """Returns when everything that `save` started is on disk."""
         self._manager.wait_until_finished()

@@ -1,0 +1,206 @@
+"""Whole runs of the real command at the smallest sizes: results, restarts, preemption, kills, errors."""
+
+import csv
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from avs_jax.train import checkpoint, demo_data, loop
+from data_pipeline import loader
+from tests.integration import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    config = tiny.get_config()
+    config.data.records = str(tmp_path_factory.mktemp("records"))
+    demo_data.ensure_records(config)
+    return config.data.records
+
+
+@pytest.fixture
+def config(tiny_config, records):
+    tiny_config.data.records = records
+    return tiny_config
+
+
+def command(records, workdir, *arguments):
+    return [
+        sys.executable, "-m", "avs_jax.main", "--config", "tests/integration/tiny.py", "--workdir", str(workdir),
+        f"--config.data.records={records}", *arguments,
+    ]  # fmt: skip
+
+
+def run(records, workdir, *arguments):
+    return subprocess.run(command(records, workdir, *arguments), cwd=ROOT, capture_output=True, text=True)
+
+
+def newest(workdir):
+    """Every array of the newest checkpoint, as bytes by name."""
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", 2, 1, "clip/J")
+    meta = checkpoints.meta()
+    checkpoints.close()
+    return meta["step"], meta["arrays"]
+
+
+def steps_of(workdir):
+    """The steps that metrics.jsonl reports of training, in the order of its lines."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "train/loss" in line]
+
+
+@pytest.fixture(scope="module")
+def unbroken(records, tmp_path_factory):
+    """A run that nobody disturbs, by the command line."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    done = run(records, workdir, "--config.train.steps=12")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_a_run_leaves_everything(unbroken):
+    workdir, done = unbroken
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["split"] == "test"
+    assert set(results["true"]) == set(results["silence"]) == {"clip", "avsbench", "dataset"}
+    assert 0 <= results["true"]["clip"]["J"] <= 1
+    assert results["drop"]["silence"]["clip"] == results["true"]["clip"]["J"] - results["silence"]["clip"]["J"]
+    with (workdir / "clips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["clip"] for row in rows if row["audio"] == "true"] == loader.clip_names(tiny_records(done), "test")
+    assert {path.name for path in (workdir / "pictures").iterdir()} == {"best_1.png", "worst_1.png"}
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert steps_of(workdir) == list(range(1, 13))
+    assert "clip" in done.stderr
+    assert "training step compiled in" in done.stderr
+
+
+def tiny_records(done):
+    return next(a.split("=", 1)[1] for a in done.args if a.startswith("--config.data.records="))
+
+
+def test_five_kills_change_nothing(unbroken, records, tmp_path):
+    """Killed at random moments, in a step or a save, and started again: the same parameters, bit for bit."""
+    chance = random.Random(7)
+    expected_step, expected = newest(unbroken[0])
+    for target in sorted(chance.sample(range(1, 12), 5)):
+        process = subprocess.Popen(
+            command(records, tmp_path, "--config.train.steps=12"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        log = tmp_path / "metrics.jsonl"
+        while process.poll() is None and not (log.exists() and f'"step": {target}' in log.read_text()):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    done = run(records, tmp_path, "--config.train.steps=12")
+    assert done.returncode == 0, done.stderr
+    step, found = newest(tmp_path)
+    assert step == expected_step == 12
+    assert found == expected
+    assert steps_of(tmp_path) == list(range(1, 13))
+
+
+def test_asked_to_stop_it_saves_and_goes_on(unbroken, records, tmp_path):
+    process = subprocess.Popen(
+        command(records, tmp_path, "--config.train.steps=12"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = tmp_path / "metrics.jsonl"
+    while not (log.exists() and '"step": 3' in log.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    step, _ = newest(tmp_path)
+    assert 3 <= step < 12
+    assert run(records, tmp_path, "--config.train.steps=12").returncode == 0
+    assert newest(tmp_path) == newest(unbroken[0])
+
+
+def test_more_steps_go_on_where_a_finished_run_ended(config, tmp_path):
+    config.optimizer.schedule = "constant"
+    config.train.steps = 2
+    assert loop.train(config, tmp_path / "a")
+    config.train.steps = 4
+    assert loop.train(config, tmp_path / "a")
+    assert loop.train(config, tmp_path / "b")
+    assert newest(tmp_path / "a") == newest(tmp_path / "b")
+
+
+def test_eval_mode_measures_the_best_step(unbroken, records):
+    workdir, _ = unbroken
+    before = json.loads((workdir / "results.json").read_text())
+    done = run(records, workdir, "--mode", "eval", "--config.eval.audio=silence,swap")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((workdir / "results.json").read_text())
+    assert after["true"] == before["true"]
+    assert "swap" in after
+    (workdir / "results.json").write_text(json.dumps(before))
+
+
+def test_batch_norm_and_parameters_that_are_frozen_first(config, tmp_path):
+    """The backbone's parameters stay as they were made for two steps; then they train."""
+    config.optimizer.freeze.backbone = 0.67  # of an epoch of three steps
+    config.checkpoint.update(every_steps=1, keep_latest=9)
+    config.train.steps = 4
+    assert loop.train(config, tmp_path)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", 9, 1, "clip/J")
+    sums = {step: checkpoints.meta(step)["arrays"]["weights"] for step in (1, 2, 3)}
+
+    def backbone(step, kind):
+        return {name: value for name, value in sums[step].items() if kind in name and "['backbone']" in name}
+
+    assert backbone(1, "['params']") == backbone(2, "['params']") != backbone(3, "['params']")
+    assert backbone(1, "batch_stats") != backbone(2, "batch_stats")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.model.variant=new"], "config.model.variant='new'"),
+        (["--config.train.batch_sise=3"], "Did you mean"),
+        (
+            ["--config.optimizer.learning_rate=0.5", "--config.train.steps=12"],
+            "config.optimizer.learning_rate: 0.01 there",
+        ),
+        (["--config.init_from=missing.pth", "--mode", "eval"], "missing.pth"),
+    ],
+)
+def test_bad_input_is_one_clear_error(unbroken, records, arguments, message):
+    workdir, _ = unbroken
+    before = sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob("*") if path.is_file())
+    done = run(records, workdir, *arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    after = sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob("*") if path.is_file())
+    kept = {str(path) for path, _ in before}
+    assert kept <= {str(path) for path, _ in after}
+
+
+def test_records_that_are_not_there_are_named(tmp_path):
+    config = tiny.get_config().unlock()
+    config.data.synthetic.update(train=0, val=0, test=0)
+    config.data.records = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*python -m data_pipeline.convert --dataset s4"):
+        demo_data.ensure_records(config)
+
+
+def test_a_run_does_not_depend_on_the_number_of_loader_workers(config, tmp_path):
+    config.train.steps = 2
+    assert loop.train(config, tmp_path / "none")
+    config.data.workers = 2
+    assert loop.train(config, tmp_path / "two")
+    assert newest(tmp_path / "none") == newest(tmp_path / "two")
