@@ -5,9 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 from flax.typing import Dtype
 
-from avs_jax.backbones import pvt_v2, resnet
+from avs_jax.backbones import pvt_v2, resnet, swin
 
-NAMES = ("resnet50", *pvt_v2.ARCHITECTURES)
+NAMES = ("resnet50", *pvt_v2.ARCHITECTURES, *swin.ARCHITECTURES)
 
 
 def create(config, dtype: Dtype | str = "float32") -> nn.Module:
@@ -15,7 +15,8 @@ def create(config, dtype: Dtype | str = "float32") -> nn.Module:
 
     Args:
       config: `name`, one of NAMES; `depths` and `widths`, empty for those of the name (a ResNet's widths are the planes
-        of its four stages, a PVT's are its embedding dimensions); `drop_path`, the rate of a PVT's last block.
+        of its four stages, otherwise embedding dimensions); `drop_path`, the rate of a transformer's last block; for a
+        Swin `window`, the side of its windows in tokens, and `flavour`, one of swin.FLAVOURS.
       dtype: of the matrix products and of the maps. Parameters and batch statistics are float32.
 
     Returns:
@@ -27,6 +28,8 @@ def create(config, dtype: Dtype | str = "float32") -> nn.Module:
     _check(config)
     if config.name == "resnet50":
         return resnet.ResNet(*resnet.architecture(config), dtype=dtype)
+    if config.name in swin.ARCHITECTURES:
+        return swin.Swin(swin.architecture(config), drop_path=config.drop_path, dtype=dtype)
     return pvt_v2.PVTv2(pvt_v2.architecture(config), drop_path=config.drop_path, dtype=dtype)
 
 
@@ -36,6 +39,8 @@ def channels(config) -> tuple[int, int, int, int]:
     if config.name == "resnet50":
         _, widths = resnet.architecture(config)
         return tuple(resnet.EXPANSION * width for width in widths)
+    if config.name in swin.ARCHITECTURES:
+        return swin.architecture(config).widths
     return pvt_v2.architecture(config).widths
 
 

@@ -1,0 +1,279 @@
+"""Swin Transformer (Liu et al., ICCV 2021), tiny, small and base: attention in windows that shift from block to block.
+
+It is published in two flavours. As a detector's backbone (Mask2Former, VCT) it shifts the windows of every second block
+even where one window covers the map, and normalises each of its four maps. As a classifier it does not shift there and
+normalises its last map alone.
+
+The blocks of a stage run as one scan over pairs, plain and shifted windows, with stacked parameters (leading axis:
+pair); in training every block keeps only its matrix products and recomputes the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+
+from avs_jax.layers.blocks import Conv, Dense, LayerNorm
+
+FLAVOURS = ("detection", "classification")
+PATCH = 4
+MLP_RATIO = 4
+MASKED = -100.0  # added to the logits of two tokens that the shift brought together, as published; not -inf
+
+_linear_normal = nn.initializers.normal(0.02)  # published as truncated at +-2: a hundred standard deviations away
+_zeros = nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The four stages of one Swin, the side of its windows in tokens, and its flavour."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int = 7
+    flavour: str = "detection"
+
+
+ARCHITECTURES = {
+    "swin_tiny": Architecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_small": Architecture((96, 192, 384, 768), (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_base": Architecture((128, 256, 512, 1024), (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+
+
+def architecture(config) -> Architecture:
+    """The stages of `config.name`, with its `window`, `flavour` and, where given, `depths` and `widths`.
+
+    Raises:
+      ValueError: a depth is odd, a width does not divide by its stage's heads, or window or flavour are unknown.
+    """
+    named = ARCHITECTURES[config.name]
+    given = Architecture(
+        tuple(config.widths) or named.widths,
+        tuple(config.depths) or named.depths,
+        named.heads,
+        config.window,
+        config.flavour,
+    )
+    if any(depth % 2 for depth in given.depths):
+        raise ValueError(f"model.backbone.depths {given.depths}: a Swin's blocks come in pairs, give even numbers")
+    if any(width % heads for width, heads in zip(given.widths, given.heads, strict=True)):
+        raise ValueError(
+            f"model.backbone.widths {given.widths} do not divide by the heads {given.heads} of {config.name}"
+        )
+    if given.window < 1:
+        raise ValueError(f"model.backbone.window is {given.window}; it is a number of tokens: 7 and 12 are published")
+    if given.flavour not in FLAVOURS:
+        raise ValueError(f"model.backbone.flavour is {given.flavour!r}; it must be one of {', '.join(FLAVOURS)}")
+    return given
+
+
+class Swin(nn.Module):
+    """Frames (N, H, W, 3) -> four maps (N, H/4, W/4, widths[0]) ... (N, H/32, W/32, widths[3]), sizes rounded up.
+
+    The un-normed maps are sown as `map1` to `map4`. `drop_path` is the rate of the last block; it rises linearly
+    from 0 at the first one (rng stream `dropout`).
+    """
+
+    architecture: Architecture
+    drop_path: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        stages = self.architecture
+        detection = stages.flavour == "detection"
+        rates = np.linspace(0, self.drop_path, sum(stages.depths), dtype=np.float32).reshape(-1, 2)
+        maps, first = [], 0
+        x = PatchEmbedding(stages.widths[0], self.dtype, name="patch_embed")(x)
+        for i, depth in enumerate(stages.depths, 1):
+            pairs = _scan(depth // 2)(stages.heads[i - 1], stages.window, detection, self.dtype, name=f"stage{i}")
+            x, _ = pairs(x, rates[first : first + depth // 2] if train and self.drop_path else None)
+            first += depth // 2
+            self.sow("intermediates", f"map{i}", x)
+            if detection or i == 4:
+                maps.append(LayerNorm(dtype=self.dtype, name=f"norm{i}" if detection else "norm")(x))
+            else:
+                maps.append(x)
+            if i < 4:
+                x = PatchMerging(stages.widths[i], self.dtype, name=f"merge{i}")(x)
+        return tuple(maps)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches of 4x4 pixels: (N, H, W, C) -> (N, H / 4, W / 4, width), normalised; sizes rounded up with zeros."""
+
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _pad_to_multiple(x, PATCH)
+        x = Conv(self.width, PATCH, stride=PATCH, dtype=self.dtype, name="proj")(x)
+        return LayerNorm(dtype=self.dtype, name="norm")(x)
+
+
+class PatchMerging(nn.Module):
+    """Joins neighbours two by two: (N, h, w, C) -> (N, h / 2, w / 2, width), sizes rounded up with zeros.
+
+    The four neighbours' channels follow each other column by column: (0, 0), (1, 0), (0, 1), (1, 1) as (row, column).
+    """
+
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = _pad_to_multiple(x, 2)
+        n, h, w, c = x.shape
+        x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5).reshape(n, h // 2, w // 2, 4 * c)
+        x = LayerNorm(dtype=self.dtype, name="norm")(x)
+        return Dense(self.width, use_bias=False, kernel_init=_linear_normal, dtype=self.dtype, name="reduction")(x)
+
+
+class BlockPair(nn.Module):
+    """A block with plain and one with shifted windows on a map (N, h, w, C); (map, None) is the form of a scan's body.
+
+    `drop_rates` are the two blocks' drop path rates, or None when nothing drops. Unless `always_shift`, nothing shifts
+    where one window covers the map.
+    """
+
+    heads: int
+    window: int
+    always_shift: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rates: jax.Array | None) -> tuple[jax.Array, None]:
+        shifts = self.always_shift or min(x.shape[1:3]) > self.window
+        for i, name in enumerate(("plain", "shifted")):
+            shift = i * shifts * (self.window // 2)
+            rate = None if drop_rates is None else drop_rates[i]
+            x = Block(self.heads, self.window, shift, self.dtype, name=name)(x, rate)
+        return x, None
+
+
+def _scan(pairs: int) -> type[nn.Module]:
+    """`BlockPair` repeated `pairs` times, parameters stacked on a leading axis."""
+    pair = nn.remat(BlockPair, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    return nn.scan(
+        pair,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=0,
+        length=pairs,
+    )
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block on a map (N, h, w, C), with attention in windows shifted by `shift` tokens."""
+
+    heads: int
+    window: int
+    shift: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, drop_rate: jax.Array | None) -> jax.Array:
+        y = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        y = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attn")(y)
+        x = x + self._drop_path(y, drop_rate)
+        y = LayerNorm(dtype=self.dtype, name="norm2")(x)
+        y = _dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
+        y = y * 0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5)))  # XLA has a faster erf than the erfc of nn.gelu
+        y = _dense(x.shape[-1], self.dtype, "fc2")(y)
+        return x + self._drop_path(y, drop_rate)
+
+    def _drop_path(self, x: jax.Array, rate: jax.Array | None) -> jax.Array:
+        """Drops the branch of whole samples with probability `rate`, which a scan traces, and scales the rest."""
+        if rate is None:
+            return x
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (x.shape[0], 1, 1, 1))
+        return jnp.where(kept, x / (1 - rate).astype(x.dtype), 0)
+
+
+class WindowAttention(nn.Module):
+    """Self attention within the windows of a map (N, h, w, C), with a learnt bias for every relative position.
+
+    The map is padded with zeros to whole windows; the padding is attended, as published. A shifted map is rolled, and
+    tokens that were not neighbours before do not attend to each other.
+    """
+
+    heads: int
+    window: int
+    shift: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h, w, c = x.shape[1:]
+        padded = jnp.roll(_pad_to_multiple(x, self.window), (-self.shift, -self.shift), (1, 2))
+        tokens = windows(padded, self.window)
+        query, key, value = (
+            _dense(c, self.dtype, name)(tokens).reshape(*tokens.shape[:-1], self.heads, c // self.heads)
+            for name in ("query", "key", "value")
+        )
+        accumulate = jnp.promote_types(self.dtype, jnp.float32)
+        query = query * (1 / math.sqrt(c // self.heads))
+        logits = jnp.einsum("nwqhd,nwkhd->nwhqk", query, key, preferred_element_type=accumulate)
+        logits += self._position_bias()
+        if self.shift:
+            region = shift_regions(*padded.shape[1:3], self.window, self.shift)[:, None]
+            logits += jnp.where(region[..., :, None] == region[..., None, :], 0.0, MASKED).astype(accumulate)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        y = jnp.einsum("nwhqk,nwkhd->nwqhd", weights, value).reshape(tokens.shape)
+        y = _dense(c, self.dtype, "proj")(y)
+        y = jnp.roll(from_windows(y, padded.shape[1], padded.shape[2]), (self.shift, self.shift), (1, 2))
+        return y[:, :h, :w]
+
+    def _position_bias(self) -> jax.Array:
+        """(heads, query, key)."""
+        positions = (2 * self.window - 1) ** 2
+        table = self.param("relative_position_bias", _linear_normal, (positions, self.heads), jnp.float32)
+        return table.T[:, relative_position_index(self.window)]
+
+
+def windows(x: jax.Array, window: int) -> jax.Array:
+    """Cuts maps (N, H, W, C) into windows: (N, H * W / window**2, window**2, C), row by row."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // window, window, w // window, window, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, window * window, c)
+
+
+def from_windows(x: jax.Array, height: int, width: int) -> jax.Array:
+    """The inverse of `windows`: (N, windows, window**2, C) -> (N, height, width, C)."""
+    n, _, tokens, c = x.shape
+    window = math.isqrt(tokens)
+    x = x.reshape(n, height // window, width // window, window, window, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, c)
+
+
+def shift_regions(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """Which part of a map that was rolled by `shift` each token comes from: (windows, window**2) integers."""
+
+    def bands(size: int) -> np.ndarray:
+        return np.searchsorted((size - window, size - shift), np.arange(size), side="right")
+
+    region = 3 * bands(height)[:, None] + bands(width)
+    return windows(region[None, :, :, None], window)[0, :, :, 0]
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """The row of the bias table for every query and key: (window**2, window**2) integers, by query minus key."""
+    y, x = np.divmod(np.arange(window * window), window)
+    return (y[:, None] - y + window - 1) * (2 * window - 1) + x[:, None] - x + window - 1
+
+
+def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, -x.shape[2] % size), (0, 0)))
+
+
+def _dense(features: int, dtype: Dtype, name: str) -> Dense:
+    return Dense(features, kernel_init=_linear_normal, bias_init=_zeros, dtype=dtype, name=name)
