@@ -76,7 +76,7 @@ def convert(
     *,
     processes: int | None = None,
     shards_per_split: int | None = None,
-    on_problem: str = "stop",
+    skip_damaged: bool = False,
     progress: bool = True,
     origin: dict | None = None,
 ) -> Report:
@@ -88,7 +88,7 @@ def convert(
       out: the output folder; made if missing.
       processes: as many as there are cores, unless given.
       shards_per_split: by size, unless given.
-      on_problem: "stop" before any work, with the whole list, or "skip" the damaged clips and report them.
+      skip_damaged: convert the clips without problems and report the others, instead of raising before any work.
       progress: show progress bars on a terminal.
       origin: what to note in the metadata of where the data come from.
 
@@ -99,7 +99,7 @@ def convert(
     start = time.monotonic()
     samples = avsbench.find(task, source)
     problems, found = _inspect(samples, processes, progress)
-    if problems and (on_problem == "stop" or not any(found)):
+    if problems and not (skip_damaged and any(found)):
         raise avsbench.DataError(problems)
     kept = [sample for sample, raw in zip(samples, found, strict=True) if raw]
     folder = records.set_folder(out, task)
@@ -293,7 +293,7 @@ def _dispatch(flags: argparse.Namespace) -> Report | None:
         flags.out,
         processes=flags.processes,
         shards_per_split=flags.shards,
-        on_problem=flags.on_problem,
+        skip_damaged=flags.on_problem == "skip",
     )
 
 

@@ -245,7 +245,7 @@ def test_damaged_clips_are_all_listed_before_any_work(raw, tmp_path):
         assert name in str(error.value)
     assert not (tmp_path / "out").exists()
 
-    report = run(source, tmp_path / "out", on_problem="skip")
+    report = run(source, tmp_path / "out", skip_damaged=True)
     assert report.splits["train"]["clips"] == 3 and len(report.problems) == 2
     stored = json.loads((Path(report.folder) / "report.json").read_text())
     assert stored["problems"] == report.problems and samples[0].name in report.problems[0]
@@ -257,7 +257,7 @@ def test_a_set_of_damaged_clips_only_is_refused_even_with_skip(raw, tmp_path):
     shutil.copytree(raw / "ms3", source / "ms3")
     shutil.rmtree(source / "ms3" / "ms3_data" / "gt_masks")
     with pytest.raises(avsbench.DataError, match="45 problems"):
-        run(source, tmp_path / "out", "ms3", on_problem="skip")
+        run(source, tmp_path / "out", "ms3", skip_damaged=True)
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(raw, whole, tmp_path):
