@@ -62,10 +62,8 @@ class Report:
         lines = [f"{self.folder}", f"{'split':<8}{'clips':>8}{'frames':>9}{'masks':>9}{'MB':>10}"]
         for name, n in self.splits.items():
             lines.append(f"{name:<8}{n['clips']:>8}{n['frames']:>9}{n['masks']:>9}{n['bytes'] / 1e6:>10.1f}")
-        lines.append(
-            f"{self.shards_written} shards written, {self.shards_kept} kept, {len(self.problems)} problems, "
-            f"{self.seconds:.1f} s"
-        )
+        shards_done = f"{self.shards_written} shards written, {self.shards_kept} kept"
+        lines.append(f"{shards_done}, {len(self.problems)} problems, {self.seconds:.1f} s")
         return "\n".join([*lines, *self.problems])
 
 
