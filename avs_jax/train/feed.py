@@ -83,5 +83,4 @@ def evaluation_batches(config, split: str, audio: str) -> Iterator[dict]:
 
 def example_batch(config) -> dict:
     """Returns a batch of the right shapes and types, for tracing."""
-    height, width = config.data.image_size
-    return for_device(batch.example_batch(1, config.data.num_frames, height, width))
+    return for_device(batch.example_batch(1, config.data.num_frames, tuple(config.data.image_size)))
