@@ -1,4 +1,4 @@
-"""Multi-head attention with PyTorch's parametrisation: four projections and softmax(q k^T / sqrt(head width)) v."""
+"""Multi-head attention, softmax(q k^T / sqrt(head width)) v, in PyTorch's parametrisation; the layer made of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Dtype
+from flax.typing import Dtype, Initializer
 
-from avs_jax.layers.blocks import Dense, xavier_uniform
+from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
 
 
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
@@ -71,3 +71,30 @@ class MultiHeadAttention(nn.Module):
         weights = attention_weights(q, k, mask)
         weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic).astype(self.dtype)
         return project(merge_heads(jnp.einsum("nhqk,nkhd->nqhd", weights, v)), "out", 1)
+
+
+class DecoderLayer(nn.Module):
+    """Queries look at each other, then at a memory; feed-forward. Each step is dropped out, added and normalised."""
+
+    num_heads: int
+    ffn_dim: int
+    dropout: float
+    use_bias: bool = True  # of the attentions
+    kernel_init: Initializer | None = None  # of the feed-forward
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool = True) -> jax.Array:
+        """queries (N, Q, D), memory (N, K, D) -> (N, Q, D). Neither carries a position."""
+        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+
+        def attend(name: str, source: jax.Array) -> jax.Array:
+            attention = MultiHeadAttention(self.num_heads, self.use_bias, self.dropout, self.dtype, name=name)
+            return attention(queries, source, source, deterministic=deterministic)
+
+        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + drop(attend("self_attn", queries)))
+        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + drop(attend("cross_attn", memory)))
+        update = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")(
+            queries, deterministic
+        )
+        return LayerNorm(dtype=self.dtype, name="norm3")(queries + drop(update))

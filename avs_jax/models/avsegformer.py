@@ -16,6 +16,7 @@ mask_feature, pred.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,14 +27,15 @@ from flax.typing import Dtype
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
-from avs_jax.layers.attention import MultiHeadAttention, attention_weights, merge_heads, split_heads
-from avs_jax.layers.blocks import Conv, Dense, FeedForward, GroupNorm, LayerNorm, xavier_uniform
+from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attention_weights, merge_heads, split_heads
+from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres, sine_position_encoding
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.outputs import AVSegFormerOutputs
 
 xavier = xavier_uniform()  # of every kernel and embedding of the head, except where the layers say otherwise
+Linear = functools.partial(Dense, kernel_init=xavier)
 
 
 class AVSegFormer(nn.Module):
@@ -114,13 +116,13 @@ class AVSegHead(nn.Module):
         mask_logits = MaskPredictor(c, name="predictor")(mask_feature, queries)  # (N, H, W, classes)
         mix_logits = None
         if c.variant == "paper":
-            mix_logits = Dense(1, kernel_init=xavier, dtype=dtype, name="mix_proj")(mask_feature)
+            mix_logits = Linear(1, dtype=dtype, name="mix_proj")(mask_feature)
         return AVSegFormerOutputs(mask_logits, mask_feature, mix_logits)
 
     def project(self, level: int, feature: jax.Array) -> jax.Array:
         """Brings a map to D channels."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        feature = Dense(c.embed_dim, kernel_init=xavier, dtype=dtype, name=f"input_conv_{level}")(feature)
+        feature = Linear(c.embed_dim, dtype=dtype, name=f"input_conv_{level}")(feature)
         feature = GroupNorm(dtype=dtype, name=f"input_norm_{level}")(feature)
         self.sow("intermediates", f"in_proj_{level}", feature)
         return feature
@@ -183,7 +185,15 @@ class QueryGenerator(nn.Module):
         query = self.param("query", xavier, shape[1:], jnp.float32)
         queries = jnp.broadcast_to(query.astype(dtype), shape)
         for i in range(c.query_generator.num_layers):
-            layer = QueryLayer(c.num_heads, c.query_generator.ffn_dim, use_bias=False, dtype=dtype, name=f"layer_{i}")
+            layer = DecoderLayer(
+                c.num_heads,
+                c.query_generator.ffn_dim,
+                0.0,
+                use_bias=False,
+                kernel_init=xavier,
+                dtype=dtype,
+                name=f"layer_{i}",
+            )
             queries = layer(queries, audio)
             self.sow("intermediates", f"query_generator_{i}", queries)
         return queries
@@ -196,36 +206,12 @@ class QueryDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool) -> jax.Array:
-        c, dtype = self.config.decoder, jnp.dtype(self.config.dtype)
-        for i in range(c.num_layers):
-            layer = QueryLayer(self.config.num_heads, c.ffn_dim, c.dropout, dtype=dtype, name=f"layer_{i}")
+        c, d, dtype = self.config, self.config.decoder, jnp.dtype(self.config.dtype)
+        for i in range(d.num_layers):
+            layer = DecoderLayer(c.num_heads, d.ffn_dim, d.dropout, kernel_init=xavier, dtype=dtype, name=f"layer_{i}")
             queries = layer(queries, memory, deterministic)
             self.sow("intermediates", f"decoder_{i}", queries)
         return queries
-
-
-class QueryLayer(nn.Module):
-    """Queries look at each other, then at a memory; feed-forward. Each step is dropped out, added and normalised."""
-
-    num_heads: int
-    ffn_dim: int
-    dropout: float = 0.0
-    use_bias: bool = True  # of the attentions
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool = True) -> jax.Array:
-        """queries (N, Q, D), memory (N, K, D) -> (N, Q, D). Neither carries a position."""
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
-
-        def attend(name: str, source: jax.Array) -> jax.Array:
-            attention = MultiHeadAttention(self.num_heads, self.use_bias, self.dropout, self.dtype, name=name)
-            return attention(queries, source, source, deterministic=deterministic)
-
-        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + drop(attend("self_attn", queries)))
-        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + drop(attend("cross_attn", memory)))
-        update = FeedForward(self.ffn_dim, self.dropout, xavier, self.dtype, name="ffn")(queries, deterministic)
-        return LayerNorm(dtype=self.dtype, name="norm3")(queries + drop(update))
 
 
 class MaskFeature(nn.Module):
@@ -237,7 +223,7 @@ class MaskFeature(nn.Module):
     def __call__(self, finest: jax.Array, memory: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """finest: (N, h, w, D); memory: (N, S, D), which starts with the 1/8 level of `shape`."""
         frames, features = memory.shape[0], memory.shape[-1]
-        lateral = Dense(features, kernel_init=xavier, dtype=self.dtype, name="lateral_conv")(finest)
+        lateral = Linear(features, dtype=self.dtype, name="lateral_conv")(finest)
         lateral = GroupNorm(dtype=self.dtype, name="lateral_norm")(lateral)
         self.sow("intermediates", "lateral", lateral)
 
@@ -278,7 +264,7 @@ class ChannelMixer(nn.Module):
         if self.variant == "paper":
             gate = 1 + omega
         else:
-            gate = nn.sigmoid(Dense(features, kernel_init=xavier, dtype=self.dtype, name="out")(omega))
+            gate = nn.sigmoid(Linear(features, dtype=self.dtype, name="out")(omega))
         self.sow("intermediates", "gate", gate)
         return mask_feature * gate[:, None]
 
@@ -313,13 +299,13 @@ class MaskPredictor(nn.Module):
         _, height, width, features = mask_feature.shape
 
         x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries)
-        x = nn.relu(Dense(c.mlp_dim, kernel_init=xavier, dtype=dtype, name="mlp_0")(x))
-        x = nn.relu(Dense(c.mlp_dim, kernel_init=xavier, dtype=dtype, name="mlp_1")(x))
-        x = Dense(features, kernel_init=xavier, dtype=dtype, name="mlp_2")(x)
+        x = nn.relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_0")(x))
+        x = nn.relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(x))
+        x = Linear(features, dtype=dtype, name="mlp_2")(x)
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
         self.sow("intermediates", "fc_0", x)
         x = resize_bilinear(x, (4 * height, 4 * width))  # no activation before it
         x = nn.relu(Conv(c.tail_dims[1], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_1")(x))
-        return Dense(c.num_classes, use_bias=False, kernel_init=xavier, dtype=dtype, name="tail_2")(x)
+        return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(x)

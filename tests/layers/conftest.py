@@ -4,8 +4,9 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """These functions are small and run once: compiling them is what takes time."""
-    with jax.disable_most_optimizations(True):
-        yield
+    """These functions are small and run once: compiling them is what takes the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
