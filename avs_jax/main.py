@@ -10,9 +10,11 @@ in the same workdir goes on.
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import sys
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> int:
     """Dispatches to a mode; returns the process's exit code."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    _cache_compilations()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -74,6 +77,13 @@ def main(argv: list[str]) -> int:
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "avs_jax" / "compiled"))
 
 
 def _name(values: flags.FlagValues) -> str:

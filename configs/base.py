@@ -59,7 +59,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "weight_decay": 0.01,
                 "clip_norm": 0.0,
                 # Epochs for which a part of the model is not trained (batch norm still follows the data, as published).
-                "freeze": {"backbone": 0},
+                "freeze": {"backbone": 0.0},
             },
             "train": {
                 "batch_size": 2,

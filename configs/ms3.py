@@ -14,7 +14,7 @@ from configs import base
 
 def get_config(argument: str = ""):
     config = base.get_config("ms3", argument, image_size=512)
-    config.optimizer.freeze.backbone = 10
+    config.optimizer.freeze.backbone = 10.0
     config.train.epochs = 60.0
     config.train.log_every_steps = 20
     return config

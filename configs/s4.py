@@ -14,5 +14,5 @@ from configs import base
 
 def get_config(argument: str = ""):
     config = base.get_config("s4", argument, image_size=512)
-    config.optimizer.freeze.backbone = 5
+    config.optimizer.freeze.backbone = 5.0
     return config

@@ -49,7 +49,8 @@ def init_fn(
     """Returns the function that makes the state; trace it for shapes, jit it for values."""
 
     def init() -> TrainState:
-        key, rng = jax.random.split(jax.random.key(seed))
+        # Hundreds of draws, each unrolled by the default generator, would take longer to compile than a training step.
+        key, rng = jax.random.key(seed, impl="rbg"), jax.random.key(seed)
         # Parameters do not depend on the batch's values nor on how many clips it has.
         one = {name: jnp.zeros((1, *value.shape[1:]), value.dtype) for name, value in batch.items()}
         variables = dict(model.init({"params": key}, models.prepare(one), train=False))
