@@ -7,7 +7,6 @@ in the names of the first publisher, whose entries `backbones` and `swin` list.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Container, Mapping
 
 import numpy as np
@@ -145,13 +144,15 @@ def _pvt_entries(config) -> Entries:
     return backbones.pvt_entries(config, "", "")
 
 
-def _swin_entries(config, classification: bool) -> Entries:
-    """A Swin file of either flavour; a detector takes all of a classifier's but the last norm."""
-    entries = swin.body(config, "", "")
-    if not classification:
-        return entries + swin.output_norms(config, "", "")
+def _swin_detector(config) -> Entries:
+    return swin.entries(config, "", "")
+
+
+def _swin_classifier(config) -> Entries:
+    """Of a classifier's file, a detector's backbone takes all but the last norm."""
     norm = swin.last_norm(config, "", "")
-    return entries + (norm if config.flavour == "classification" else dead(norm)) + swin.shift_masks(config)
+    norm = norm if config.flavour == "classification" else dead(norm)
+    return swin.body(config, "", "") + norm + swin.shift_masks(config)
 
 
 _stages = range(4)
@@ -227,20 +228,19 @@ _SWIN_HUGGINGFACE_PARTS = (
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 )
-_classifier_entries = functools.partial(_swin_entries, classification=True)
 
 SWIN = (
     Naming(
         "authors",  # as Mask2Former and VCT convert them
         "norm3.weight",
-        functools.partial(_swin_entries, classification=False),
+        _swin_detector,
         "head",
         flavour="detection",
     ),
     Naming(
         "timm",
         "layers.3.downsample.reduction.weight",
-        _classifier_entries,
+        _swin_classifier,
         "head.fc",
         starts=tuple((f"layers.{i}.downsample.", f"layers.{i + 1}.downsample.") for i in range(3)),
         flavour="classification",
@@ -248,14 +248,14 @@ SWIN = (
     Naming(
         "authors",
         "layers.0.downsample.reduction.weight",
-        _classifier_entries,
+        _swin_classifier,
         "head",
         flavour="classification",
     ),
     Naming(
         "huggingface",
         "hidden_states_norms.stage4.weight",
-        functools.partial(_swin_entries, classification=False),
+        _swin_detector,
         "classifier",
         starts=(
             ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
@@ -271,7 +271,7 @@ SWIN = (
     Naming(
         "huggingface",
         "swin.embeddings.norm.weight",
-        functools.partial(_swin_entries, classification=True),
+        _swin_classifier,
         "classifier",
         starts=(
             ("patch_embed.proj.", "swin.embeddings.patch_embeddings.projection."),
