@@ -58,8 +58,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     need(model.variant in ("released", "paper"), f"model.variant={model.variant!r}: 'released' or 'paper'")
     need(model.mixer in ("channel", "cross", "none"), f"model.mixer={model.mixer!r}: 'channel', 'cross' or 'none'")
     need(model.dtype in ("float32", "bfloat16"), f"model.dtype={model.dtype!r}: 'float32' or 'bfloat16'")
-    need(model.embed_dim % model.num_heads == 0, f"model.embed_dim={model.embed_dim}: a multiple of model.num_heads={model.num_heads}")
-    need(model.embed_dim % 32 == 0, f"model.embed_dim={model.embed_dim}: a multiple of 32, the number of group-norm groups")
+    need(
+        model.embed_dim % model.num_heads == 0,
+        f"model.embed_dim={model.embed_dim}: a multiple of model.num_heads={model.num_heads}",
+    )
+    need(
+        model.embed_dim % 32 == 0,
+        f"model.embed_dim={model.embed_dim}: a multiple of 32, the number of group-norm groups",
+    )
     classes = 71 if config.task == "avss" else 1
     need(model.num_classes == classes, f"model.num_classes={model.num_classes}: {classes} for task {config.task!r}")
     mains = ("cross_entropy",) if config.task == "avss" else ("dice", "bce")
@@ -99,7 +105,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         known = tuple(p for p in known if p != "avsbench")
     for protocol in config.eval.protocols:
         need(protocol in known, f"eval.protocols has {protocol!r}: for task {config.task!r} one of {', '.join(known)}")
-    need("clip" in config.eval.protocols, "eval.protocols: 'clip' is always among them, as the figure that can be compared")
+    need(
+        "clip" in config.eval.protocols,
+        "eval.protocols: 'clip' is always among them, as the figure that can be compared",
+    )
     protocol = config.checkpoint.best_metric.partition("/")[0]
     need(
         protocol in config.eval.protocols,

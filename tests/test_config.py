@@ -28,7 +28,12 @@ def test_every_configuration_is_valid_locked_and_documented(name):
 
 @pytest.mark.parametrize(
     "argument, backbone, size",
-    [("resnet50,224", "resnet50", 224), ("512,pvt_v2_b5", "pvt_v2_b5", 512), ("resnet50", "resnet50", 512), ("", "pvt_v2_b5", 512)],
+    [
+        ("resnet50,224", "resnet50", 224),
+        ("512,pvt_v2_b5", "pvt_v2_b5", 512),
+        ("resnet50", "resnet50", 512),
+        ("", "pvt_v2_b5", 512),
+    ],
 )
 def test_the_argument_after_the_colon(argument, backbone, size):
     config = load("s4", argument)
@@ -119,7 +124,11 @@ def test_published_hyperparameters():
     """Facts: AdamW 2e-5, decay 0.01; 30 / 60 / 30 epochs; backbone frozen for 5 / 10 / 0; batches of 2 / 2 / 4."""
     for task, epochs, frozen, batch in (("s4", 30, 5, 2), ("ms3", 60, 10, 2), ("avss", 30, 0, 4)):
         config = load(task)
-        assert (config.train.epochs, config.optimizer.freeze.backbone, config.train.batch_size) == (epochs, frozen, batch)
+        assert (config.train.epochs, config.optimizer.freeze.backbone, config.train.batch_size) == (
+            epochs,
+            frozen,
+            batch,
+        )
         assert (config.optimizer.name, config.optimizer.learning_rate) == ("adamw", 2e-5)
         assert config.optimizer.weight_decay == 0.01
         assert config.loss.mix_weight == 0.1

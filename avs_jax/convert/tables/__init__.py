@@ -1,0 +1,26 @@
+"""The tables of rules: every entry of a published state dict, generated from the model's configuration."""
+
+from __future__ import annotations
+
+from avs_jax.convert.rules import Table
+from avs_jax.convert.tables import avsegformer, backbones, tpavi
+
+_MODELS = {"avsegformer": avsegformer.entries, "tpavi": tpavi.entries}
+_KEPT_APART = {"tpavi": ("vggish",)}
+
+
+def model(config_model) -> Table:
+    """The table of a whole model."""
+    if config_model.name not in _MODELS:
+        raise ValueError(f"model.name is {config_model.name!r}; weights are converted for {', '.join(_MODELS)}")
+    return _MODELS[config_model.name](config_model)
+
+
+def kept_apart(config_model) -> tuple[str, ...]:
+    """The top-level parts of our model that its authors do not keep in the model's file."""
+    return _KEPT_APART.get(config_model.name, ())
+
+
+def vggish(config_vggish) -> Table:
+    """The table of VGGish alone."""
+    return backbones.vggish(config_vggish, "", "")
