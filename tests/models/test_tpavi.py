@@ -256,10 +256,11 @@ def random_variables(model, inputs):
     return jax.tree.map_with_path(fill, jax.eval_shape(lambda: model.init(jax.random.key(0), inputs)))
 
 
-def run_small(config, batch):
-    """Outputs of a small model with random weights."""
-    model, inputs = models.create(config.model), models.prepare(batch)
-    return jax.jit(model.apply)(random_variables(model, inputs), inputs)
+def run_small(config, *batches):
+    """Outputs of a small model with random weights, for each of the batches."""
+    model, inputs = models.create(config.model), [models.prepare(batch) for batch in batches]
+    variables, run = random_variables(model, inputs[0]), jax.jit(model.apply)
+    return [run(variables, x) for x in inputs]
 
 
 def test_fresh_weights_are_the_published_ones():
@@ -281,15 +282,15 @@ def test_frames_that_are_not_valid_are_zero_and_unheard():
     config = small_config("avss")
     batch = small_batch(frames=10, num_classes=71)
     batch["frame_valid"][:, 7:] = False
-    outputs = run_small(config, batch)
+    masked = (np.arange(10) < 7)[:, None, None]
+    blank = {"frames": batch["frames"] * masked[..., None].astype(np.uint8), "log_mel": batch["log_mel"] * masked}
+    outputs, of_blank = run_small(config, batch, batch | blank)
     assert outputs.mask_logits.shape == (2, 10, 32, 32, 71)
     assert outputs.mask_features.shape == (2, 10, 16, 16, 8)
     assert [x.shape for x in outputs.feature_maps] == [(2, 10, s, s, 8) for s in (8, 4, 2, 1)]
     assert [x.shape for x in outputs.audio_features] == 4 * [(2, 10, 8)]
     assert all(not x[:, 7:].any() for x in jax.tree.leaves(outputs))
-    batch["frames"][:, 7:], batch["log_mel"][:, 7:] = 0, 0
-    again = run_small(config, batch)
-    np.testing.assert_array_equal(outputs.mask_logits, again.mask_logits)
+    np.testing.assert_array_equal(outputs.mask_logits, of_blank.mask_logits)
 
 
 def test_frames_interact_in_fives_as_released_and_all_in_the_paper():
@@ -297,7 +298,8 @@ def test_frames_interact_in_fives_as_released_and_all_in_the_paper():
     other = batch | {"log_mel": batch["log_mel"] + np.float32(3) * (np.arange(10) == 9)[:, None, None]}
     for variant, first_half_changes in (("released", False), ("paper", True)):
         config = small_config(variant=variant)
-        change = run_small(config, batch).mask_logits - run_small(config, other).mask_logits
+        outputs, of_other = run_small(config, batch, other)
+        change = outputs.mask_logits - of_other.mask_logits
         assert np.abs(change[:, 5:9]).max() > 0
         assert bool(np.abs(change[:, :5]).max() > 0) == first_half_changes
 
@@ -305,9 +307,8 @@ def test_frames_interact_in_fives_as_released_and_all_in_the_paper():
 def test_without_sound_nothing_is_heard():
     config = small_config(audio_visual=False, visual_visual=True, stages=(1, 3))
     batch = small_batch()
-    outputs = run_small(config, batch)
+    outputs, other = run_small(config, batch, batch | {"log_mel": batch["log_mel"] + 1})
     assert outputs.audio_features == (None,) * 4
-    other = run_small(config, batch | {"log_mel": batch["log_mel"] + 1})
     np.testing.assert_array_equal(outputs.mask_logits, other.mask_logits)
 
 
@@ -321,9 +322,9 @@ def test_a_silent_mode_has_dead_weights_to_give_back():
 
 
 def test_bfloat16_gives_float32_outputs():
-    outputs = run_small(small_config(dtype="bfloat16"), small_batch())
+    [outputs] = run_small(small_config(dtype="bfloat16"), small_batch())
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
-    exact = run_small(small_config(), small_batch())
+    [exact] = run_small(small_config(), small_batch())
     np.testing.assert_allclose(outputs.mask_logits, exact.mask_logits, atol=0.05)
 
 
@@ -346,12 +347,11 @@ def test_the_size_of_the_frames_is_checked():
         jax.eval_shape(lambda: model.init(jax.random.key(0), {"frames": jnp.zeros((1, 5, 48, 32, 3))}))
 
 
-@pytest.mark.parametrize("task", ["s4", "ms3", "avss"])
-def test_training_lowers_the_loss(task):
-    config = small_config(task)
+def test_training_lowers_the_loss():
+    config = small_config("avss")
     config.optimizer.learning_rate = 1e-2
-    frames = config.data.num_frames
-    batch = small_batch(frames=frames, num_classes=config.model.num_classes)
+    batch = small_batch(frames=10, num_classes=71)
+    batch["frame_valid"][0, 5:] = batch["mask_valid"][0, 1:] = False
     batch["masks"] = np.zeros_like(batch["masks"])
     batch["masks"][..., 8:24, 8:24] = 1
     model, tx = models.create(config.model), optimizer.create(config.optimizer, 10, {}, never=("vggish",))
@@ -369,6 +369,6 @@ def test_training_lowers_the_loss(task):
     for _ in range(10):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    assert ("avm" in metrics) == (task != "s4")
+    assert metrics["avm"] > 0
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]
