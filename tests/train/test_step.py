@@ -89,7 +89,8 @@ def test_the_average_follows_the_parameters(tiny_config):
     tiny_config.train.ema_decay = 0.9
     state, step = start(tiny_config)
     after, _ = step(state, batch())
-    old, new, average = (np.asarray(s["head"]["level_embed"]) for s in (state.params, after.params, after.ema_params))
+    trees = (state.params, after.params, after.ema_params)
+    old, new, average = (np.asarray(tree["audio_proj"]["kernel"]) for tree in trees)
     np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, rtol=1e-5)
     assert same(after.variables()["params"], after.ema_params)
     assert same(after.with_items(state.items()), state)
