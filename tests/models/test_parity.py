@@ -174,7 +174,9 @@ def test_batch_norm_in_training():
     found = {f"after/{key}": a for key, a in convert.to_torch(after | {"dead": variables["dead"]}, config).items()}
     found |= {f"backbone_{i}": np.moveaxis(np.asarray(feature), -1, 1) for i, feature in enumerate(maps)}
     for key in case.outputs:
-        assert case.check(key, found[key]).max_abs < FORWARD, key
+        difference = case.check(key, found[key])
+        # Statistics of so few pixels amplify rounding: the coarse maps are known to no more than `reference_noise`.
+        assert difference.max_abs < max(FORWARD, difference.reference_noise), key
 
 
 def flatten(tree):
