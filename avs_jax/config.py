@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 
 TASKS = ("s4", "ms3", "avss")
-PROTOCOLS = ("avsbench", "avss", "dataset", "clip")
 # What may differ between a run and its continuation: none of it changes the numbers of a step.
 FREE_TO_CHANGE = (
     "init_from",
@@ -47,75 +47,77 @@ class Plan:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises one ConfigError that lists everything wrong with `config`."""
-    wrong = []
+    checks = [*_model(config), *_loss(config), *_training(config), *_evaluation(config)]
+    wrong = [message for good, message in checks if not good]
+    if wrong:
+        raise ConfigError("this configuration cannot be run:\n" + "\n".join(f"  config.{line}" for line in wrong))
 
-    def need(condition: bool, message: str) -> None:
-        if not condition:
-            wrong.append(message)
 
-    model, loss = config.model, config.loss
-    need(config.task in TASKS, f"task={config.task!r}: one of {', '.join(TASKS)}")
-    need(model.variant in ("released", "paper"), f"model.variant={model.variant!r}: 'released' or 'paper'")
-    need(model.mixer in ("channel", "cross", "none"), f"model.mixer={model.mixer!r}: 'channel', 'cross' or 'none'")
-    need(model.dtype in ("float32", "bfloat16"), f"model.dtype={model.dtype!r}: 'float32' or 'bfloat16'")
-    need(
-        model.embed_dim % model.num_heads == 0,
-        f"model.embed_dim={model.embed_dim}: a multiple of model.num_heads={model.num_heads}",
-    )
-    need(
-        model.embed_dim % 32 == 0,
-        f"model.embed_dim={model.embed_dim}: a multiple of 32, the number of group-norm groups",
-    )
+Checks = Iterator[tuple[bool, str]]  # what must hold, and what to say where it does not
+
+
+def _one_of(name: str, value: str, known: Sequence[str], where: str = "") -> tuple[bool, str]:
+    return value in known, f"{name}={value!r}: one of {', '.join(known)}{where}"
+
+
+def _model(config: ml_collections.ConfigDict) -> Checks:
+    model, size = config.model, config.data.image_size
+    yield _one_of("task", config.task, TASKS)
+    yield _one_of("model.name", model.name, ("avsegformer", "tpavi"))
+    yield _one_of("model.variant", model.variant, ("released", "paper"))
+    yield _one_of("model.dtype", model.dtype, ("float32", "bfloat16"))
     classes = 71 if config.task == "avss" else 1
-    need(model.num_classes == classes, f"model.num_classes={model.num_classes}: {classes} for task {config.task!r}")
-    mains = ("cross_entropy",) if config.task == "avss" else ("dice", "bce")
-    need(loss.main in mains, f"loss.main={loss.main!r}: one of {', '.join(mains)} for task {config.task!r}")
-    need(loss.mix in ("dice", "bce", "none"), f"loss.mix={loss.mix!r}: 'dice', 'bce' or 'none'")
-    need(loss.frames in ("first", "all"), f"loss.frames={loss.frames!r}: 'first' or 'all'")
-    size = config.data.image_size
-    need(
+    yield model.num_classes == classes, f"model.num_classes={model.num_classes}: {classes} for task {config.task!r}"
+    if model.name == "avsegformer":
+        yield _one_of("model.mixer", model.mixer, ("channel", "cross", "none"))
+        yield _one_of("model.query_generator.name", model.query_generator.name, ("attention", "repeat"))
+        width, heads = model.embed_dim, model.num_heads
+        yield width % heads == 0, f"model.embed_dim={width}: a multiple of model.num_heads={heads}"
+        yield width % 32 == 0, f"model.embed_dim={width}: a multiple of 32, the number of group-norm groups"
+    yield (
         len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
         f"data.image_size={tuple(size)}: (height, width), each a multiple of 32, the coarsest stride",
     )
+
+
+def _loss(config: ml_collections.ConfigDict) -> Checks:
+    loss, where = config.loss, f" for task {config.task!r}"
+    yield _one_of("loss.main", loss.main, ("cross_entropy",) if config.task == "avss" else ("dice", "bce"), where)
+    if config.model.name == "avsegformer":
+        yield _one_of("loss.mix", loss.mix, ("dice", "bce", "none"))
+    yield _one_of("loss.frames", loss.frames, ("first", "all"))
+    yield (
+        loss.frames != "first" or config.task == "s4",
+        f"loss.frames='first': only for task 's4', not {config.task!r}",
+    )
+
+
+def _training(config: ml_collections.ConfigDict) -> Checks:
     train = config.train
-    need(train.batch_size > 0, f"train.batch_size={train.batch_size}: at least 1")
-    need(
+    yield train.batch_size > 0, f"train.batch_size={train.batch_size}: at least 1"
+    yield (
         train.accumulate > 0 and train.batch_size % max(train.accumulate, 1) == 0,
         f"train.accumulate={train.accumulate}: a divisor of train.batch_size={train.batch_size}",
     )
-    need(0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay}: at least 0 and below 1")
-    need(
-        not train.supervised_frames_only or loss.frames == "first",
+    yield 0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay}: at least 0 and below 1"
+    yield (
+        not train.supervised_frames_only or config.loss.frames == "first",
         "train.supervised_frames_only: only with loss.frames='first', where the other frames carry no loss",
     )
-    need(
-        not loss.frames == "first" or config.task == "s4",
-        f"loss.frames='first': only for task 's4', not {config.task!r}",
+    yield _one_of("optimizer.name", config.optimizer.name, ("adamw", "adam", "sgd"))
+    yield _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "poly"))
+
+
+def _evaluation(config: ml_collections.ConfigDict) -> Checks:
+    chosen, best = config.eval.protocols, config.checkpoint.best_metric
+    known = ("clip", "avss", "dataset") if config.task == "avss" else ("clip", "avsbench", "dataset")
+    for protocol in chosen:
+        yield protocol in known, f"eval.protocols has {protocol!r}: one of {', '.join(known)} for task {config.task!r}"
+    yield "clip" in chosen, "eval.protocols: 'clip' is always among them, as the figure that can be compared"
+    yield (
+        best.partition("/")[0] in chosen,
+        f"checkpoint.best_metric={best!r}: PROTOCOL/METRIC with a protocol of eval.protocols",
     )
-    need(
-        config.optimizer.name in ("adamw", "adam", "sgd"),
-        f"optimizer.name={config.optimizer.name!r}: 'adamw', 'adam' or 'sgd'",
-    )
-    need(
-        config.optimizer.schedule in ("constant", "cosine", "poly"),
-        f"optimizer.schedule={config.optimizer.schedule!r}: 'constant', 'cosine' or 'poly'",
-    )
-    known = PROTOCOLS if config.task == "avss" else tuple(p for p in PROTOCOLS if p != "avss")
-    if config.task == "avss":
-        known = tuple(p for p in known if p != "avsbench")
-    for protocol in config.eval.protocols:
-        need(protocol in known, f"eval.protocols has {protocol!r}: for task {config.task!r} one of {', '.join(known)}")
-    need(
-        "clip" in config.eval.protocols,
-        "eval.protocols: 'clip' is always among them, as the figure that can be compared",
-    )
-    protocol = config.checkpoint.best_metric.partition("/")[0]
-    need(
-        protocol in config.eval.protocols,
-        f"checkpoint.best_metric={config.checkpoint.best_metric!r}: PROTOCOL/METRIC with a protocol of eval.protocols",
-    )
-    if wrong:
-        raise ConfigError("this configuration cannot be run:\n" + "\n".join(f"  config.{line}" for line in wrong))
 
 
 def plan(config: ml_collections.ConfigDict, num_clips: int) -> Plan:
