@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
-from avs_jax.train import checkpoint, demo_data, loop
-from data_pipeline import loader
+from avs_jax import convert, models
+from avs_jax.parallel import mesh as meshes
+from avs_jax.train import checkpoint, demo_data, feed, loop, optimizer
+from avs_jax.train import state as states
+from data_pipeline import loader, torch_file
 from tests.integration import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -149,6 +153,24 @@ def test_eval_mode_measures_the_best_step(unbroken, records):
     assert after["true"] == before["true"]
     assert "swap" in after
     (workdir / "results.json").write_text(json.dumps(before))
+
+
+def test_weights_go_to_a_pytorch_file_and_back(unbroken, config, tmp_path):
+    """The best step, written as the authors' file would be, is measured the same from that file."""
+    workdir, _ = unbroken
+    mesh, model = meshes.create(), models.create(config.model)
+    init = states.init_fn(model, optimizer.create(config.optimizer, 1, {}), feed.example_batch(config), 0, ema=False)
+    shapes = states.abstract(init, mesh)
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", 2, 1, "clip/J")
+    items, _ = checkpoints.restore({"weights": shapes.items()["weights"]}, best=True)
+    checkpoints.close()
+    variables = jax.device_get(shapes.with_items(items).variables())
+    torch_file.save(tmp_path / "model.pth", convert.to_torch(variables, config.model))
+
+    config.init_from.model = str(tmp_path / "model.pth")
+    loop.evaluate(config, tmp_path / "eval", config.data.test_split)
+    found = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert found["true"] == json.loads((workdir / "results.json").read_text())["true"]
 
 
 def test_batch_norm_and_parameters_that_are_frozen_first(config, tmp_path):
