@@ -92,10 +92,10 @@ def _name(values: flags.FlagValues) -> str:
 
 def run() -> None:
     """Entry point of `python -m avs_jax.main`."""
-    # `--config.init_from=FILE` is short for all of the model's weights.
+    # `--config.init_from=FILE` is short for all of the model's weights. config_flags looks at sys.argv itself.
     short = "--config.init_from="
-    arguments = [a.replace(short, "--config.init_from.model=", 1) if a.startswith(short) else a for a in sys.argv]
-    app.run(main, argv=arguments, flags_parser=_parse)
+    sys.argv = [a.replace(short, "--config.init_from.model=", 1) if a.startswith(short) else a for a in sys.argv]
+    app.run(main, flags_parser=_parse)
 
 
 def _parse(argv: list[str]) -> list[str]:
