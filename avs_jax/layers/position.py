@@ -15,7 +15,7 @@ def sine_position_encoding(
 
     Rows and columns are counted from 1 over valid cells; `normalize` scales the counts to (0, 2 pi]. The first
     `num_feats` channels (an even number) are of the row, the others of the column: sin and cos interleaved, of
-    wavelengths from 2 pi to 2 pi `temperature` (DETR, appendix A.4).
+    wavelengths from 2 pi to 2 pi `temperature` (DETR).
     """
     wavelength = temperature ** (jnp.arange(num_feats // 2) * 2 / num_feats)
     encoded = []

@@ -94,7 +94,7 @@ class AVSegFormer(nn.Module):
 
 
 class AVSegHead(nn.Module):
-    """What follows the two encoders (section 3): queries made of audio, a mask feature, and their product."""
+    """What follows the two encoders: queries made of audio, a mask feature, and their product."""
 
     config: Any
 
@@ -128,7 +128,7 @@ class AVSegHead(nn.Module):
         return feature
 
     def mix(self, mask_feature: jax.Array, audio: jax.Array) -> jax.Array:
-        """The cross-modal mixer (section 3.4), in the kinds that the paper's table 2 compares."""
+        """The cross-modal mixer, in the kinds that the paper's table 2 compares."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         match c.mixer:
             case "channel":
@@ -153,54 +153,41 @@ class PixelEncoder(nn.Module):
         tokens = jnp.concatenate([feature.reshape(len(feature), -1, c.embed_dim) for feature in maps], axis=1)
 
         level_embed = self.param("level_embed", nn.initializers.normal(1.0), (len(maps), c.embed_dim), jnp.float32)
-        position = jnp.concatenate(
-            [
-                sine_position_encoding(jnp.ones((1, *shape), bool), c.embed_dim // 2).reshape(1, -1, c.embed_dim)
-                + level
-                for shape, level in zip(shapes, level_embed, strict=True)
-            ],
-            axis=1,
-        )
+        position = [sine_position_encoding(jnp.ones((1, *shape), bool), c.embed_dim // 2) for shape in shapes]
+        position = [p.reshape(1, -1, c.embed_dim) + level for p, level in zip(position, level_embed, strict=True)]
+        position = jnp.concatenate(position, axis=1).astype(dtype)  # (1, S, D)
         centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], len(shapes), 2))
         for i in range(e.num_layers):
             layer = DeformableEncoderLayer(
                 c.num_heads, e.num_points, e.ffn_dim, e.dropout, xavier, c.deformable, dtype, name=f"layer_{i}"
             )
-            tokens = layer(tokens, position.astype(dtype), centres, shapes, deterministic)
+            tokens = layer(tokens, position, centres, shapes, deterministic)
             self.sow("intermediates", f"encoder_{i}", tokens)
         return tokens
 
 
 class QueryGenerator(nn.Module):
-    """Queries (N, Q, D) out of the audio token (N, 1, D) of each frame (section 3.2)."""
+    """Queries (N, Q, D) out of the audio token (N, 1, D) of each frame."""
 
     config: Any
 
     @nn.compact
     def __call__(self, audio: jax.Array) -> jax.Array:
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        c, g, dtype = self.config, self.config.query_generator, jnp.dtype(self.config.dtype)
         shape = (audio.shape[0], c.num_queries, c.embed_dim)
-        if c.query_generator.name == "repeat":
+        if g.name == "repeat":
             return jnp.broadcast_to(audio, shape)
         query = self.param("query", xavier, shape[1:], jnp.float32)
         queries = jnp.broadcast_to(query.astype(dtype), shape)
-        for i in range(c.query_generator.num_layers):
-            layer = DecoderLayer(
-                c.num_heads,
-                c.query_generator.ffn_dim,
-                0.0,
-                use_bias=False,
-                kernel_init=xavier,
-                dtype=dtype,
-                name=f"layer_{i}",
-            )
+        for i in range(g.num_layers):
+            layer = DecoderLayer(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
             queries = layer(queries, audio)
             self.sow("intermediates", f"query_generator_{i}", queries)
         return queries
 
 
 class QueryDecoder(nn.Module):
-    """Queries (N, Q, D) read the encoder's tokens, of all levels (section 3.2)."""
+    """Queries (N, Q, D) read the encoder's tokens, of all levels."""
 
     config: Any
 
@@ -208,7 +195,7 @@ class QueryDecoder(nn.Module):
     def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool) -> jax.Array:
         c, d, dtype = self.config, self.config.decoder, jnp.dtype(self.config.dtype)
         for i in range(d.num_layers):
-            layer = DecoderLayer(c.num_heads, d.ffn_dim, d.dropout, kernel_init=xavier, dtype=dtype, name=f"layer_{i}")
+            layer = DecoderLayer(c.num_heads, d.ffn_dim, d.dropout, True, xavier, dtype, name=f"layer_{i}")
             queries = layer(queries, memory, deterministic)
             self.sow("intermediates", f"decoder_{i}", queries)
         return queries
@@ -253,10 +240,8 @@ class ChannelMixer(nn.Module):
         pixels = mask_feature.reshape(frames, -1, features)
 
         def project(x: jax.Array, name: str, stacked: int) -> jax.Array:
-            init = xavier_uniform(stacked)
-            return split_heads(
-                Dense(features, use_bias=False, kernel_init=init, dtype=self.dtype, name=name)(x), self.num_heads
-            )
+            dense = Dense(features, False, xavier_uniform(stacked), dtype=self.dtype, name=name)
+            return split_heads(dense(x), self.num_heads)
 
         query, key, value = project(audio, "query", 1), project(pixels, "key", 2), project(pixels, "value", 2)
         weights = attention_weights(query, key).astype(self.dtype)  # (N, heads, 1, h w)
@@ -288,7 +273,7 @@ class CrossAttentionMixer(nn.Module):
 
 
 class MaskPredictor(nn.Module):
-    """Logits (N, 4 h, 4 w, classes) = FC(M + MLP(M Q)) (section 3.5), of mask feature M and decoded queries Q."""
+    """Logits (N, 4 h, 4 w, classes) = FC(M + MLP(M Q)), of mask feature M and decoded queries Q."""
 
     config: Any
 
