@@ -85,6 +85,16 @@ def _loss(config: ml_collections.ConfigDict) -> Checks:
     yield _one_of("loss.main", loss.main, ("cross_entropy",) if config.task == "avss" else ("dice", "bce"), where)
     if config.model.name == "avsegformer":
         yield _one_of("loss.mix", loss.mix, ("dice", "bce", "none"))
+    if config.model.name == "tpavi":
+        yield _one_of("loss.avm.form", loss.avm.form, TASKS)
+        yield _one_of("loss.avm.pooling", loss.avm.pooling, ("average", "max"))
+        yield _one_of("loss.avm.distance", loss.avm.distance, ("cosine", "kl", "euclidean"))
+        yield _one_of("loss.avm.target", loss.avm.target, ("sound", "closest"))
+        stages = tuple(loss.avm.stages)
+        yield (
+            loss.avm.weight == 0 or (stages and set(stages) <= set(config.model.stages)),
+            f"loss.avm.stages={stages}: some of model.stages={tuple(config.model.stages)}",
+        )
     yield _one_of("loss.frames", loss.frames, ("first", "all"))
     yield (
         loss.frames != "first" or config.task == "s4",
@@ -103,6 +113,10 @@ def _training(config: ml_collections.ConfigDict) -> Checks:
     yield (
         not train.supervised_frames_only or config.loss.frames == "first",
         "train.supervised_frames_only: only with loss.frames='first', where the other frames carry no loss",
+    )
+    yield (
+        not train.supervised_frames_only or config.model.name != "tpavi",
+        "train.supervised_frames_only: not with model.name='tpavi', whose frames interact",
     )
     yield _one_of("optimizer.name", config.optimizer.name, ("adamw", "adam", "sgd"))
     yield _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "poly"))

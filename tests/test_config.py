@@ -77,6 +77,21 @@ def test_what_cannot_be_run_is_named(key, value, message):
         configuration.validate(config)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda config: config.loss.avm.update(distance="cos"), "config.loss.avm.distance='cos'"),
+        (lambda config: config.loss.avm.update(weight=0.5, stages=()), r"config.loss.avm.stages=\(\)"),
+        (lambda config: config.train.update(supervised_frames_only=True), "whose frames interact"),
+    ],
+)
+def test_what_tpavi_cannot_run_is_named(change, message):
+    config = load("tpavi_s4")
+    change(config)
+    with pytest.raises(configuration.ConfigError, match=message):
+        configuration.validate(config)
+
+
 def test_everything_wrong_is_in_one_error():
     config = load("s4")
     config.task, config.model.variant = "s5", "new"
