@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import ml_collections
 
+from avs_jax import backbones
+
 TASKS = ("s4", "ms3", "avss")
 # What may differ between a run and its continuation: none of it changes the numbers of a step.
 FREE_TO_CHANGE = (
@@ -47,7 +49,7 @@ class Plan:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises one ConfigError that lists everything wrong with `config`."""
-    checks = [*_model(config), *_loss(config), *_training(config), *_evaluation(config)]
+    checks = [*_model(config), *_backbone(config), *_loss(config), *_training(config), *_evaluation(config)]
     wrong = [message for good, message in checks if not good]
     if wrong:
         raise ConfigError("this configuration cannot be run:\n" + "\n".join(f"  config.{line}" for line in wrong))
@@ -78,6 +80,13 @@ def _model(config: ml_collections.ConfigDict) -> Checks:
         len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
         f"data.image_size={tuple(size)}: (height, width), each a multiple of 32, the coarsest stride",
     )
+
+
+def _backbone(config: ml_collections.ConfigDict) -> Checks:
+    try:
+        backbones.channels(config.model.backbone)
+    except ValueError as error:
+        yield False, str(error)
 
 
 def _loss(config: ml_collections.ConfigDict) -> Checks:

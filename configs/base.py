@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-BACKBONES = ("resnet50", "pvt_v2_b0", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b3", "pvt_v2_b4", "pvt_v2_b5")
+from avs_jax import backbones
 
 
 def get_config(task: str, argument: str = "", image_size: int = 224, system: str = "avsegformer") -> ConfigDict:
@@ -32,7 +32,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
             "seed": 123,
             # Weights to start from: one file or Orbax directory for everything, or for a part of the model.
             "init_from": {"model": "", "backbone": "", "vggish": ""},
-            "model": model(task, backbone),
+            "model": model(task, _backbone(backbone, size)),
             "loss": loss(task),
             "data": {
                 "records": f"data/avsbench_{task}",
@@ -97,30 +97,41 @@ def parse_argument(argument: str, backbone: str, size: int) -> tuple[str, int]:
     for part in filter(None, (part.strip() for part in (argument or "").split(","))):
         if part.isdigit():
             size = int(part)
-        elif part in BACKBONES:
+        elif part in backbones.NAMES:
             backbone = part
         else:
             raise ValueError(
-                f"configuration argument {part!r} is neither an image size nor a backbone: {', '.join(BACKBONES)}"
+                f"configuration argument {part!r} is neither an image size nor a backbone: {', '.join(backbones.NAMES)}"
             )
     return backbone, size
 
 
-def _common(name: str, task: str, backbone: str) -> dict:
+def _backbone(name: str, image_size: int) -> dict:
+    return {
+        "name": name,
+        "depths": (),  # empty depths and widths: those of the name
+        "widths": (),
+        "drop_path": 0.1,
+        # Of a Swin. Windows of 12 tokens are published for swin_b at 384 pixels, of 7 for the others.
+        "window": 12 if (name, image_size) == ("swin_b", 384) else 7,
+        "flavour": "detection",  # with a norm for each map, or "classification"
+    }
+
+
+def _common(name: str, task: str, backbone: dict) -> dict:
     return {
         "name": name,
         "variant": "released",  # or "paper": the equations of the paper where the released code differs
         "num_classes": 71 if task == "avss" else 1,
         "dtype": "float32",  # of activations; parameters and statistics are float32 always
-        # Empty depths and widths: those of the name.
-        "backbone": {"name": backbone, "depths": (), "widths": (), "drop_path": 0.1},
+        "backbone": backbone,
         "vggish": {"widths": (64, 128, 256, 512), "hidden_dim": 4096, "embedding_dim": 128, "frozen": True},
         "embed_dim": 256,
         "tail_dims": (128, 32),
     }
 
 
-def _avsegformer(task: str, backbone: str) -> dict:
+def _avsegformer(task: str, backbone: dict) -> dict:
     return {
         **_common("avsegformer", task, backbone),
         "num_heads": 8,
@@ -145,7 +156,7 @@ def _avsegformer_loss(task: str) -> dict:
     }
 
 
-def _tpavi(task: str, backbone: str) -> dict:
+def _tpavi(task: str, backbone: dict) -> dict:
     return {
         **_common("tpavi", task, backbone),
         "inter_dim": 128,

@@ -33,12 +33,20 @@ def test_every_configuration_is_valid_locked_and_documented(name):
         ("512,pvt_v2_b5", "pvt_v2_b5", 512),
         ("resnet50", "resnet50", 512),
         ("", "pvt_v2_b5", 512),
+        ("swin_b,384", "swin_b", 384),
     ],
 )
 def test_the_argument_after_the_colon(argument, backbone, size):
     config = load("s4", argument)
     assert config.model.backbone.name == backbone
     assert tuple(config.data.image_size) == (size, size)
+
+
+@pytest.mark.parametrize("argument, window", [("swin_b,384", 12), ("swin_b,224", 7), ("swin_t,384", 7), ("swin_s", 7)])
+def test_a_swin_has_the_windows_that_it_is_published_with(argument, window):
+    config = load("s4", argument)
+    configuration.validate(config)
+    assert (config.model.backbone.window, config.model.backbone.flavour) == (window, "detection")
 
 
 def test_an_unknown_argument_is_named():
@@ -88,6 +96,24 @@ def test_what_cannot_be_run_is_named(key, value, message):
 def test_what_tpavi_cannot_run_is_named(change, message):
     config = load("tpavi_s4")
     change(config)
+    with pytest.raises(configuration.ConfigError, match=message):
+        configuration.validate(config)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("name", "swin_l", "config.model.backbone.name is 'swin_l'; it must be one of resnet50, "),
+        ("window", 0, "config.model.backbone.window is 0"),
+        ("flavour", "segmentation", "config.model.backbone.flavour is 'segmentation'"),
+        ("depths", (2, 2, 5, 2), "come in pairs, give even numbers"),
+        ("widths", (96, 192), "give four positive numbers"),
+        ("widths", (96, 192, 384, 100), "do not divide by the heads"),
+    ],
+)
+def test_what_is_no_backbone_is_named(key, value, message):
+    config = load("s4", "swin_t,224")
+    config.model.backbone[key] = value
     with pytest.raises(configuration.ConfigError, match=message):
         configuration.validate(config)
 

@@ -23,7 +23,7 @@ def create(config, dtype: Dtype | str = "float32") -> nn.Module:
       A module: `module(frames, train)` maps (N, H, W, 3) to a tuple of four maps (N, h, w, channels).
 
     Raises:
-      ValueError: the name is unknown, or depths or widths do not describe four stages.
+      ValueError: the name is unknown, depths or widths do not describe four stages, or a Swin cannot be built so.
     """
     _check(config)
     if config.name == "resnet50":

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from avs_jax.layers.blocks import Conv, Dense, LayerNorm
+from avs_jax.backbones.transformer import Linear, stacked
+from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, gelu
 
 BLOCK_EPSILON = 1e-6  # of the blocks' and stages' norms; patch embeddings and reduced keys have PyTorch's 1e-5
 
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _depthwise_normal = nn.initializers.normal(math.sqrt(2 / 9))  # fan-out of one channel's 3x3 taps
-_linear_normal = nn.initializers.normal(0.02)  # published as truncated at +-2: a hundred standard deviations away
 _zeros = nn.initializers.zeros
 
 
@@ -76,7 +76,7 @@ class PVTv2(nn.Module):
         maps, first = [], 0
         for i, (width, depth) in enumerate(zip(stages.widths, stages.depths, strict=True)):
             x = PatchEmbedding(width, 7 if i == 0 else 3, 4 if i == 0 else 2, self.dtype, name=f"patch_embed{i + 1}")(x)
-            blocks = _scan(depth)(
+            blocks = stacked(Block, depth)(
                 stages.heads[i], stages.mlp_ratios[i], stages.reductions[i], self.dtype, name=f"stage{i + 1}"
             )
             x, _ = blocks(x, rates[first : first + depth] if train and self.drop_path else None)
@@ -124,29 +124,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, drop_rate: jax.Array | None) -> tuple[jax.Array, None]:
         y = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name="norm1")(x)
         y = ReducedAttention(self.heads, self.reduction, self.dtype, name="attn")(y)
-        x = x + self._drop_path(y, drop_rate)
+        x = x + DropPath()(y, drop_rate)
         y = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name="norm2")(x)
         y = ConvolutionalMLP(self.mlp_ratio, self.dtype, name="mlp")(y)
-        return x + self._drop_path(y, drop_rate), None
-
-    def _drop_path(self, x: jax.Array, rate: jax.Array | None) -> jax.Array:
-        """Drops the branch of whole samples with probability `rate`, which a scan traces, and scales the rest."""
-        if rate is None:
-            return x
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (x.shape[0], 1, 1, 1))
-        return jnp.where(kept, x / (1 - rate).astype(x.dtype), 0)
-
-
-def _scan(depth: int) -> type[nn.Module]:
-    """`Block` repeated `depth` times, parameters stacked on a leading axis."""
-    block = nn.remat(Block, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-    return nn.scan(
-        block,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=0,
-        length=depth,
-    )
+        return x + DropPath()(y, drop_rate), None
 
 
 class ReducedAttention(nn.Module):
@@ -159,13 +140,13 @@ class ReducedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        query = _dense(c, self.dtype, "q")(x).reshape(n, h * w, self.heads, c // self.heads)
+        query = Linear(c, dtype=self.dtype, name="q")(x).reshape(n, h * w, self.heads, c // self.heads)
         if self.reduction > 1:
             x = SpatialReduction(self.reduction, self.dtype, name="sr")(x)
             x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        key_value = _dense(2 * c, self.dtype, "kv")(x).reshape(n, -1, 2, self.heads, c // self.heads)
+        key_value = Linear(2 * c, dtype=self.dtype, name="kv")(x).reshape(n, -1, 2, self.heads, c // self.heads)
         y = jax.nn.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
-        return _dense(c, self.dtype, "proj")(y.reshape(n, h, w, c))
+        return Linear(c, dtype=self.dtype, name="proj")(y.reshape(n, h, w, c))
 
 
 class SpatialReduction(nn.Module):
@@ -198,10 +179,9 @@ class ConvolutionalMLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        y = _dense(self.ratio * c, self.dtype, "fc1")(x)
+        y = Linear(self.ratio * c, dtype=self.dtype, name="fc1")(x)
         y = DepthwiseConv(self.dtype, name="dwconv")(y)
-        y = y * 0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5)))  # XLA has a faster erf than the erfc of nn.gelu
-        return _dense(c, self.dtype, "fc2")(y)
+        return Linear(c, dtype=self.dtype, name="fc2")(gelu(y))
 
 
 class DepthwiseConv(nn.Module):
@@ -247,7 +227,3 @@ def _pad(x: jax.Array) -> jax.Array:
 
 def _shift(padded: jax.Array, x: jax.Array, i: int, j: int) -> jax.Array:
     return padded[:, i : i + x.shape[1], j : j + x.shape[2]]
-
-
-def _dense(features: int, dtype: Dtype, name: str) -> Dense:
-    return Dense(features, kernel_init=_linear_normal, bias_init=_zeros, dtype=dtype, name=name)

@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
-from avs_jax.layers.blocks import Conv, Dense, LayerNorm
+from avs_jax.backbones.transformer import Linear, linear_normal, stacked
+from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, gelu
 
 FLAVOURS = ("detection", "classification")
 PATCH = 4
 MLP_RATIO = 4
 MASKED = -100.0  # added to the logits of two tokens that the shift brought together, as published; not -inf
-
-_linear_normal = nn.initializers.normal(0.02)  # published as truncated at +-2: a hundred standard deviations away
-_zeros = nn.initializers.zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "swin_tiny": Architecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24)),
-    "swin_small": Architecture((96, 192, 384, 768), (2, 2, 18, 2), (3, 6, 12, 24)),
-    "swin_base": Architecture((128, 256, 512, 1024), (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin_t": Architecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_s": Architecture((96, 192, 384, 768), (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_b": Architecture((128, 256, 512, 1024), (2, 2, 18, 2), (4, 8, 16, 32)),
 }
 
 
@@ -94,7 +92,9 @@ class Swin(nn.Module):
         maps, first = [], 0
         x = PatchEmbedding(stages.widths[0], self.dtype, name="patch_embed")(x)
         for i, depth in enumerate(stages.depths, 1):
-            pairs = _scan(depth // 2)(stages.heads[i - 1], stages.window, detection, self.dtype, name=f"stage{i}")
+            pairs = stacked(BlockPair, depth // 2)(
+                stages.heads[i - 1], stages.window, detection, self.dtype, name=f"stage{i}"
+            )
             x, _ = pairs(x, rates[first : first + depth // 2] if train and self.drop_path else None)
             first += depth // 2
             self.sow("intermediates", f"map{i}", x)
@@ -135,7 +135,7 @@ class PatchMerging(nn.Module):
         n, h, w, c = x.shape
         x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 4, 2, 5).reshape(n, h // 2, w // 2, 4 * c)
         x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        return Dense(self.width, use_bias=False, kernel_init=_linear_normal, dtype=self.dtype, name="reduction")(x)
+        return Linear(self.width, use_bias=False, dtype=self.dtype, name="reduction")(x)
 
 
 class BlockPair(nn.Module):
@@ -160,18 +160,6 @@ class BlockPair(nn.Module):
         return x, None
 
 
-def _scan(pairs: int) -> type[nn.Module]:
-    """`BlockPair` repeated `pairs` times, parameters stacked on a leading axis."""
-    pair = nn.remat(BlockPair, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-    return nn.scan(
-        pair,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=0,
-        length=pairs,
-    )
-
-
 class Block(nn.Module):
     """Pre-norm transformer block on a map (N, h, w, C), with attention in windows shifted by `shift` tokens."""
 
@@ -184,19 +172,11 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, drop_rate: jax.Array | None) -> jax.Array:
         y = LayerNorm(dtype=self.dtype, name="norm1")(x)
         y = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attn")(y)
-        x = x + self._drop_path(y, drop_rate)
+        x = x + DropPath()(y, drop_rate)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        y = _dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
-        y = y * 0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5)))  # XLA has a faster erf than the erfc of nn.gelu
-        y = _dense(x.shape[-1], self.dtype, "fc2")(y)
-        return x + self._drop_path(y, drop_rate)
-
-    def _drop_path(self, x: jax.Array, rate: jax.Array | None) -> jax.Array:
-        """Drops the branch of whole samples with probability `rate`, which a scan traces, and scales the rest."""
-        if rate is None:
-            return x
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (x.shape[0], 1, 1, 1))
-        return jnp.where(kept, x / (1 - rate).astype(x.dtype), 0)
+        y = Linear(MLP_RATIO * x.shape[-1], dtype=self.dtype, name="fc1")(y)
+        y = Linear(x.shape[-1], dtype=self.dtype, name="fc2")(gelu(y))
+        return x + DropPath()(y, drop_rate)
 
 
 class WindowAttention(nn.Module):
@@ -217,7 +197,7 @@ class WindowAttention(nn.Module):
         padded = jnp.roll(_pad_to_multiple(x, self.window), (-self.shift, -self.shift), (1, 2))
         tokens = windows(padded, self.window)
         query, key, value = (
-            _dense(c, self.dtype, name)(tokens).reshape(*tokens.shape[:-1], self.heads, c // self.heads)
+            Linear(c, dtype=self.dtype, name=name)(tokens).reshape(*tokens.shape[:-1], self.heads, c // self.heads)
             for name in ("query", "key", "value")
         )
         accumulate = jnp.promote_types(self.dtype, jnp.float32)
@@ -229,14 +209,14 @@ class WindowAttention(nn.Module):
             logits += jnp.where(region[..., :, None] == region[..., None, :], 0.0, MASKED).astype(accumulate)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("nwhqk,nwkhd->nwqhd", weights, value).reshape(tokens.shape)
-        y = _dense(c, self.dtype, "proj")(y)
+        y = Linear(c, dtype=self.dtype, name="proj")(y)
         y = jnp.roll(from_windows(y, padded.shape[1], padded.shape[2]), (self.shift, self.shift), (1, 2))
         return y[:, :h, :w]
 
     def _position_bias(self) -> jax.Array:
         """(heads, query, key)."""
         positions = (2 * self.window - 1) ** 2
-        table = self.param("relative_position_bias", _linear_normal, (positions, self.heads), jnp.float32)
+        table = self.param("relative_position_bias", linear_normal, (positions, self.heads), jnp.float32)
         return table.T[:, relative_position_index(self.window)]
 
 
@@ -273,7 +253,3 @@ def relative_position_index(window: int) -> np.ndarray:
 
 def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, -x.shape[2] % size), (0, 0)))
-
-
-def _dense(features: int, dtype: Dtype, name: str) -> Dense:
-    return Dense(features, kernel_init=_linear_normal, bias_init=_zeros, dtype=dtype, name=name)

@@ -7,7 +7,7 @@ normalisation are float32 whatever the `dtype`. Parameter leaves are named `kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -148,30 +148,29 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: zeroes a residual branch (N, ...) of whole samples with probability `rate`, scales the rest."""
-
-    rate: float
+    """Stochastic depth: zeroes a residual branch (N, ...) of whole samples with some probability, scales the rest."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or self.rate == 0:
+    def __call__(self, x: jax.Array, rate: jax.Array | float | None) -> jax.Array:
+        """`rate` is the probability, which a scan over blocks traces, or None where nothing drops."""
+        if rate is None:
             return x
-        keep = 1 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+        keep = jnp.asarray(1 - rate, x.dtype)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        return jnp.where(kept, x / keep, 0)
 
 
 class FeedForward(nn.Module):
-    """Transformer feed-forward (..., C) -> (..., C): linear1, exact GELU, dropout, linear2."""
+    """Transformer feed-forward (..., C) -> (..., C): linear1, activation (exact GELU), dropout, linear2."""
 
     hidden: int
     dropout: float = 0.0
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
+    activation: Callable[[jax.Array], jax.Array] = gelu
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         y = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")(x)
-        y = nn.Dropout(self.dropout)(gelu(y), deterministic=deterministic)
+        y = nn.Dropout(self.dropout)(self.activation(y), deterministic=deterministic)
         return Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")(y)

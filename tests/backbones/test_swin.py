@@ -12,7 +12,7 @@ from avs_jax import backbones
 from avs_jax.backbones import swin
 
 
-def config(name="swin_base", **changes):
+def config(name="swin_b", **changes):
     settings = {"depths": (), "widths": (), "drop_path": 0.0, "window": 7, "flavour": "detection"}
     return types.SimpleNamespace(name=name, **settings | changes)
 
@@ -117,8 +117,8 @@ def attention_by_definition(params, x, heads, window, shift):
 
 
 # Parameters, and those of them that are the last layer's.
-PUBLISHED = {"swin_tiny": 28_288_354, "swin_small": 49_606_258, "swin_base": 87_768_224}
-HEAD = {"swin_tiny": 769_000, "swin_small": 769_000, "swin_base": 1_025_000}
+PUBLISHED = {"swin_t": 28_288_354, "swin_s": 49_606_258, "swin_b": 87_768_224}
+HEAD = {"swin_t": 769_000, "swin_s": 769_000, "swin_b": 1_025_000}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -211,7 +211,7 @@ def test_gradients_agree_with_finite_differences():
         ({"widths": (8, 16, 20, 32)}, "do not divide by the heads"),
         ({"window": 0}, "model.backbone.window is 0"),
         ({"flavour": "detector"}, "model.backbone.flavour is 'detector'"),
-        ({"name": "swin_large"}, "model.backbone.name is 'swin_large'"),
+        ({"name": "swin_l"}, "model.backbone.name is 'swin_l'"),
     ],
 )
 def test_what_cannot_be_built_is_named(changes, message):

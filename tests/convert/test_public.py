@@ -48,10 +48,10 @@ FILES = {
     "hf/resnet_50_224": ("huggingface", config("resnet50")),
     "hf/pvt_v2_b0_224": ("huggingface", config("pvt_v2_b0")),
     "hf/timm_pvt_v2_b5_224": ("timm", config("pvt_v2_b5")),
-    "hf/swin_base_patch4_window7_224": ("huggingface", config("swin_base", 7, "classification")),
-    "hf/swin_base_patch4_window12_384": ("huggingface", config("swin_base", 12, "classification")),
-    "hf/timm_swin_base_384": ("timm", config("swin_base", 12, "classification")),
-    "vct/swinb_pad": ("authors", config("swin_base", 12)),
+    "hf/swin_base_patch4_window7_224": ("huggingface", config("swin_b", 7, "classification")),
+    "hf/swin_base_patch4_window12_384": ("huggingface", config("swin_b", 12, "classification")),
+    "hf/timm_swin_base_384": ("timm", config("swin_b", 12, "classification")),
+    "vct/swinb_pad": ("authors", config("swin_b", 12)),
 }
 
 
@@ -105,7 +105,7 @@ def test_pvt_v2_of_hugging_face_gives_its_features():
 
 
 def test_swin_of_hugging_face_gives_its_features_as_a_classifier():
-    settings = config("swin_base", 12, "classification")
+    settings = config("swin_b", 12, "classification")
     case, maps, sown = features("hf/swin_base_patch4_window12_384", settings)
     assert_close(case, "hidden_state_4", sown["map4"])
     tokens = maps[3].reshape(1, 1024, 144).transpose(0, 2, 1)
@@ -115,13 +115,13 @@ def test_swin_of_hugging_face_gives_its_features_as_a_classifier():
 
 
 def test_swin_of_hugging_face_gives_its_features_as_a_detectors_backbone():
-    case, _, sown = features("hf/swin_base_patch4_window12_384", config("swin_base", 12))
+    case, _, sown = features("hf/swin_base_patch4_window12_384", config("swin_b", 12))
     for i in range(1, 5):
         assert_close(case, f"backbone_stage{i}_without_norm", sown[f"map{i}"])
 
 
 def test_swin_inside_vct_gives_its_features_where_everything_is_padded():
-    case, maps, _ = features("vct/swinb_pad", config("swin_base", 12))
+    case, maps, _ = features("vct/swinb_pad", config("swin_b", 12))
     for i, found in enumerate(maps, 2):
         assert_close(case, f"res{i}", found)
 
@@ -129,8 +129,8 @@ def test_swin_inside_vct_gives_its_features_where_everything_is_padded():
 SMALL = {
     "resnet50": config("resnet50", depths=(1, 1, 1, 1), widths=(2, 3, 4, 5)),
     "pvt_v2_b0": config("pvt_v2_b0", depths=(1, 1, 2, 1), widths=(2, 4, 10, 8)),
-    "swin_tiny": config("swin_tiny", 2, "classification", depths=(2, 2, 4, 2), widths=(3, 6, 12, 24)),
-    "swin_base": config("swin_base", 2, depths=(2, 2, 4, 2), widths=(4, 8, 16, 32)),
+    "swin_t": config("swin_t", 2, "classification", depths=(2, 2, 4, 2), widths=(3, 6, 12, 24)),
+    "swin_b": config("swin_b", 2, depths=(2, 2, 4, 2), widths=(4, 8, 16, 32)),
 }
 PUBLISHERS = [
     ("resnet50", "torchvision"),
@@ -139,11 +139,11 @@ PUBLISHERS = [
     ("pvt_v2_b0", "authors"),
     ("pvt_v2_b0", "timm"),
     ("pvt_v2_b0", "huggingface"),
-    ("swin_tiny", "authors"),
-    ("swin_tiny", "timm"),
-    ("swin_tiny", "huggingface"),
-    ("swin_base", "authors"),
-    ("swin_base", "huggingface"),
+    ("swin_t", "authors"),
+    ("swin_t", "timm"),
+    ("swin_t", "huggingface"),
+    ("swin_b", "authors"),
+    ("swin_b", "huggingface"),
 ]
 
 
@@ -167,8 +167,8 @@ def small_file(name, publisher):
 
 
 def test_the_authors_swin_classifier_starts_a_detectors_backbone():
-    tokens, settings = 4, SMALL["swin_tiny"]
-    file = small_file("swin_tiny", "authors") | {
+    tokens, settings = 4, SMALL["swin_t"]
+    file = small_file("swin_t", "authors") | {
         "head.weight": np.ones((21841, 24), np.float32),  # of ImageNet-22k
         "head.bias": np.ones(21841, np.float32),
         "layers.0.blocks.1.attn_mask": np.zeros((64, tokens, tokens), np.float32),
@@ -196,19 +196,19 @@ def test_old_files_without_counters_and_half_precision_are_taken():
 
 def test_a_file_of_another_backbone_is_refused_with_the_known_namings():
     with pytest.raises(convert.ConversionError) as error:
-        convert.backbone_from_torch(small_file("swin_base", "authors"), SMALL["pvt_v2_b0"])
+        convert.backbone_from_torch(small_file("swin_b", "authors"), SMALL["pvt_v2_b0"])
     message = str(error.value)
     assert "no known file of model.backbone.name 'pvt_v2_b0'" in message
     assert all(name in message for name in ("authors: patch_embed1", "timm: stages.0", "huggingface: pvt_v2."))
 
 
 def test_everything_that_does_not_fit_is_listed_under_the_files_names():
-    file = small_file("swin_tiny", "huggingface")
+    file = small_file("swin_t", "huggingface")
     del file["swin.encoder.layers.1.blocks.0.attention.self.key.weight"]
     file["swin.encoder.layers.0.blocks.0.layernorm_after.bias"] = np.zeros(5, np.float32)
     file["swin.extra"] = np.zeros(1, np.float32)
     with pytest.raises(convert.ConversionError) as error:
-        convert.backbone_from_torch(file, SMALL["swin_tiny"])
+        convert.backbone_from_torch(file, SMALL["swin_t"])
     message = str(error.value)
     assert "missing: swin.encoder.layers.1.blocks.0.attention.self.qkv.weight" in message
     assert "left over: swin.encoder.layers.1.blocks.0.attention.self.query.weight" in message
@@ -217,13 +217,13 @@ def test_everything_that_does_not_fit_is_listed_under_the_files_names():
 
 
 def test_a_detectors_file_does_not_make_a_classifier():
-    settings = types.SimpleNamespace(**vars(SMALL["swin_base"]) | {"flavour": "classification"})
+    settings = types.SimpleNamespace(**vars(SMALL["swin_b"]) | {"flavour": "classification"})
     with pytest.raises(convert.ConversionError, match=r"left over: norm0\.weight"):
-        convert.backbone_from_torch(small_file("swin_base", "authors"), settings)
+        convert.backbone_from_torch(small_file("swin_b", "authors"), settings)
 
 
 @pytest.mark.parametrize(
-    "name, publisher", [("resnet50", "authors"), ("swin_base", "timm"), ("swin_tiny", "torchvision")]
+    "name, publisher", [("resnet50", "authors"), ("swin_b", "timm"), ("swin_t", "torchvision")]
 )
 def test_an_unknown_publisher_is_named(name, publisher):
     with pytest.raises(convert.ConversionError, match=f"{publisher!r} does not publish {name}; known are"):

@@ -28,7 +28,8 @@ def tiny_task(task, records):
         config.train.update(steps=0, epochs=0.67)
         for section in (config.eval, config.checkpoint):
             section.update(every_steps=0, every_epochs=0.67)
-    if task == "avss":  # the other kind of backbone
+        config.model.backbone.update(name="swin_t", depths=(2, 2, 2, 2), widths=(6, 6, 12, 24), window=2)
+    if task == "avss":  # each task another kind of backbone
         config.model.backbone.update(name="pvt_v2_b0", widths=(8, 8, 20, 16))
     return config
 

@@ -113,12 +113,12 @@ def test_feed_forward_has_the_exact_gelu():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     x = jnp.ones((4000, 2, 3))
-    layer = blocks.DropPath(0.25)
-    dropped = layer.apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
+    layer = blocks.DropPath()
+    dropped = jax.jit(lambda rate: layer.apply({}, x, rate, rngs={"dropout": jax.random.key(0)}))(0.25)
     values = np.unique(np.asarray(dropped).reshape(4000, -1), axis=0)
     np.testing.assert_allclose(values, [[0] * 6, [4 / 3] * 6], rtol=1e-6)
     np.testing.assert_allclose(np.mean(dropped), 1, atol=0.03)
-    np.testing.assert_array_equal(layer.apply({}, x, deterministic=True), x)
+    np.testing.assert_array_equal(layer.apply({}, x, None), x)
 
 
 def uniform_within(array, bound):
