@@ -1,0 +1,71 @@
+"""Compiling a program, and what the compiler says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+
+import jax
+from jax.stages import Compiled, Lowered
+
+from avs_jax.benchmark.programs import Program
+
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """Seconds from Python to an executable without and with a cache of compiled programs, and the program's size."""
+
+    cold_seconds: float
+    warm_seconds: float
+    instructions: int  # of the optimised HLO, all computations
+    temporary_bytes: int
+    peak_bytes: int  # see `peak_bytes`
+
+
+def lower(program: Program) -> Lowered:
+    """Traces and lowers a program; a step may overwrite its first argument."""
+    # A new function object: jit would otherwise find the trace of the last time.
+    function = jax.jit(lambda *arguments: program.function(*arguments), donate_argnums=(0,) if program.is_step else ())
+    return function.lower(*program.arguments)
+
+
+def compile_twice(program: Program) -> tuple[Compiled, Compilation]:
+    """Compiles cold, then again out of the persistent cache, where one is set (`jax_compilation_cache_dir`)."""
+    compiled, cold = _compile(program)
+    jax.clear_caches()
+    _, warm = _compile(program)
+    return compiled, Compilation(
+        cold_seconds=cold,
+        warm_seconds=warm,
+        instructions=len(_INSTRUCTION.findall(compiled.as_text())),
+        temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+        peak_bytes=peak_bytes(compiled),
+    )
+
+
+def peak_bytes(compiled: Compiled) -> int:
+    """Temporaries, arguments and results, what is donated counted once."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.temp_size_in_bytes + held
+
+
+def runner(compiled: Compiled, program: Program) -> Callable[[], None]:
+    """A callable that runs the program once and waits for its results; a step goes on from the one before."""
+    arguments = list(program.arguments)
+
+    def run() -> None:
+        results = jax.block_until_ready(compiled(*arguments))
+        if program.is_step:
+            arguments[0] = results[0]
+
+    return run
+
+
+def _compile(program: Program) -> tuple[Compiled, float]:
+    start = time.perf_counter()
+    return lower(program).compile(), time.perf_counter() - start
