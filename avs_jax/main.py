@@ -9,7 +9,6 @@ in the same workdir goes on.
 
 from __future__ import annotations
 
-import logging
 import os
 import pathlib
 import sys
@@ -18,6 +17,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from avs_jax import command_line
 from avs_jax import config as configuration
 from avs_jax.convert import ConversionError
 from avs_jax.train import demo_data, loop
@@ -61,9 +61,7 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     _cache_compilations()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for noisy in ("absl", "orbax", "jax", "grain"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    command_line.set_up_logging()
 
     config = CONFIG.value
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / _name(flags.FLAGS))
@@ -95,15 +93,7 @@ def run() -> None:
     # `--config.init_from=FILE` is short for all of the model's weights. config_flags looks at sys.argv itself.
     short = "--config.init_from="
     sys.argv = [a.replace(short, "--config.init_from.model=", 1) if a.startswith(short) else a for a in sys.argv]
-    app.run(main, flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except (AttributeError, TypeError, ValueError, OSError) as error:  # a typo in a key, a value of the wrong type
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    app.run(main, flags_parser=command_line.parse)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def test_the_numerics_need_only_jax_and_flax(part):
 def test_only_one_file_knows_orbax_and_nothing_needs_tensorflow_or_torch():
     for path in sources("avs_jax") + sources("data_pipeline") + sources("configs"):
         names = {name.split(".")[0] for name in imports(path)}
-        assert not names & {"tensorflow", "torch"}, path
+        assert "tensorflow" not in names, path
+        assert "torch" not in names or path.parent.name == "benchmark", path  # whose peers run where it is installed
         assert "orbax" not in names or path.name == "checkpoint.py", path
 
 

@@ -25,7 +25,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config_model) -> dict:
     """Turns the authors' state dict into variables of `avs_jax.models.create(config_model)`.
 
     Args:
-      state_dict: {the authors' name: array}, every entry of it.
+      state_dict: {the authors' name: array}, every entry of it; or a checkpoint of ours, as `read` gives it.
       config_model: `config.model`, which decides the entries and their shapes.
 
     Returns:
@@ -35,6 +35,10 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config_model) -> dict:
     Raises:
       ConversionError: entries are missing, left over or of a wrong shape; the message lists them all.
     """
+    if rules.is_flat(state_dict):
+        variables = rules.unflat(state_dict)
+        to_torch(variables, config_model)  # raises where something does not fit
+        return variables
     return rules.from_torch(state_dict, tables.model(config_model))
 
 

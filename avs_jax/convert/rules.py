@@ -100,6 +100,25 @@ class Dead:
 Table = Sequence[Rule | Dead]
 
 
+def flat(variables: Mapping) -> dict[str, np.ndarray]:
+    """The arrays of variables by their paths, collection first: the names that our own checkpoints have."""
+    dead = {f"{DEAD}/{name}": array for name, array in variables.get(DEAD, {}).items()}
+    trees = {name: variables[name] for name in COLLECTIONS if variables.get(name)}
+    return {path: np.asarray(array) for path, array in (traverse_util.flatten_dict(trees, sep="/") | dead).items()}
+
+
+def unflat(arrays: Mapping[str, np.ndarray]) -> dict:
+    """The inverse of `flat`."""
+    trees = traverse_util.unflatten_dict({p: a for p, a in arrays.items() if not p.startswith(f"{DEAD}/")}, sep="/")
+    dead = {p.removeprefix(f"{DEAD}/"): a for p, a in arrays.items() if p.startswith(f"{DEAD}/")}
+    return {name: trees.get(name, {}) for name in COLLECTIONS} | {DEAD: dead}
+
+
+def is_flat(state_dict: Mapping[str, np.ndarray]) -> bool:
+    """Whether the names are those of `flat`, not PyTorch's."""
+    return bool(state_dict) and all(name.partition("/")[0] in (*COLLECTIONS, DEAD) for name in state_dict)
+
+
 def from_torch(state_dict: Mapping[str, np.ndarray], table: Table) -> dict:
     """Turns a state dict into variables: `params`, `batch_stats`, and flat under PyTorch's names, `dead`.
 
@@ -111,7 +130,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], table: Table) -> dict:
     found = {name: np.asarray(array) for name, array in state_dict.items()}
     table = [entry for entry in table if isinstance(entry, Rule) or entry.required or entry.source in found]
     _check("state dict", found, {entry.source: entry.shape for entry in table})
-    dead, flat, stacks = {}, {}, collections.defaultdict(dict)
+    dead, placed, stacks = {}, {}, collections.defaultdict(dict)
     for entry in table:
         array = _at_least_float32(found[entry.source])
         if isinstance(entry, Dead):
@@ -119,11 +138,11 @@ def from_torch(state_dict: Mapping[str, np.ndarray], table: Table) -> dict:
             continue
         for path, part in zip(entry.targets, entry.layout.split(array), strict=True):
             if entry.block is None:
-                flat[path] = part
+                placed[path] = part
             else:
                 stacks[path][entry.block] = part
-    flat |= {path: np.stack([blocks[i] for i in range(len(blocks))]) for path, blocks in stacks.items()}
-    tree = traverse_util.unflatten_dict(flat, sep="/")
+    placed |= {path: np.stack([blocks[i] for i in range(len(blocks))]) for path, blocks in stacks.items()}
+    tree = traverse_util.unflatten_dict(placed, sep="/")
     return {name: tree.get(name, {}) for name in COLLECTIONS} | {DEAD: dead}
 
 
@@ -138,11 +157,10 @@ def to_torch(variables: Mapping, table: Table) -> dict[str, np.ndarray]:
     given = {name: variables[name] for name in COLLECTIONS if variables.get(name)}
     table = [entry for entry in table if entry.collection in given]
     dead = {name: np.asarray(array) for name, array in variables.get(DEAD, {}).items()}
-    flat = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(given, sep="/").items()}
-    expected = shapes(table)
+    ours = flat(given)
     dead_shapes = {entry.source: entry.shape for entry in table if isinstance(entry, Dead) and entry.source in dead}
-    _check("tree of variables", flat | dead, expected | dead_shapes)
-    return {entry.source: _entry(entry, flat, dead) for entry in table}
+    _check("tree of variables", ours | dead, shapes(table) | dead_shapes)
+    return {entry.source: _entry(entry, ours, dead) for entry in table}
 
 
 def shapes(table: Table) -> dict[str, tuple[int, ...]]:
@@ -156,9 +174,9 @@ def shapes(table: Table) -> dict[str, tuple[int, ...]]:
     return {path: (blocks[path], *shape) if path in blocks else shape for path, shape in out.items()}
 
 
-def _entry(entry: Rule | Dead, flat: Mapping[str, np.ndarray], dead: Mapping[str, np.ndarray]) -> np.ndarray:
+def _entry(entry: Rule | Dead, ours: Mapping[str, np.ndarray], dead: Mapping[str, np.ndarray]) -> np.ndarray:
     if isinstance(entry, Rule):
-        parts = [flat[path] if entry.block is None else flat[path][entry.block] for path in entry.targets]
+        parts = [ours[path] if entry.block is None else ours[path][entry.block] for path in entry.targets]
         return entry.layout.join(parts)
     if entry.source in dead:
         return dead[entry.source].astype(entry.dtype, copy=False)

@@ -10,15 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 log = logging.getLogger(__name__)
+
+
+WEIGHTS = "weights"  # the item that a model needs; its trees are named as in `TrainState`
+MULTIPLIERS = (0x9E3779B1, 0x85EBCA77)  # of the two halves of a checksum
+HOST_CHUNK = 1 << 16  # words, few enough for a core's cache
+DEAD = "dead"  # of converted files: what the authors' model holds and never uses
 
 
 class CheckpointError(RuntimeError):
@@ -62,10 +71,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        meta = {**meta, "arrays": {name: checksums(tree) for name, tree in items.items()}}
-        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        args["meta"] = ocp.args.JsonSave({**meta, "sha256": _digest(meta)})
-        self._manager.save(step, args=ocp.args.Composite(**args), metrics=dict(metrics) if metrics else None)
+        self._manager.save(step, args=_save_args(items, meta), metrics=dict(metrics) if metrics else None)
 
     def restore(self, like: Mapping, best: bool = False) -> tuple[dict, dict] | None:
         """Restores the newest step that is whole, or the best one, or returns None where there is no step at all.
@@ -126,13 +132,7 @@ class Checkpoints:
         if meta.pop("sha256", None) != _digest(meta):
             raise ValueError("the checksum of its meta data does not fit")
         stored, items = meta.pop("arrays"), {name: found[name] for name in like}
-        for name, tree in items.items():
-            actual = checksums(tree)
-            wrong = sorted(
-                key for key in stored[name].keys() | actual.keys() if stored[name].get(key) != actual.get(key)
-            )
-            if wrong:
-                raise ValueError(f"checksums do not fit for {len(wrong)} arrays, the first {name}{wrong[0]}")
+        _compare(stored, items)
         return items, meta
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -148,11 +148,104 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=self._options)
 
 
+def read_weights(folder: str | os.PathLike) -> dict[str, dict]:
+    """Reads the weights of a step as numpy arrays, whatever devices wrote them; nothing in the folder is touched.
+
+    Args:
+      folder: a run's workdir (its best step is read), a folder of steps (the newest is read), or one step.
+
+    Returns:
+      The items that are there, of "weights" and "dead", with their trees.
+
+    Raises:
+      CheckpointError: there is no finished step in the folder, or the step is damaged.
+    """
+    step = _step_folder(pathlib.Path(folder).absolute())
+    try:
+        meta = json.loads((step / "meta" / "metadata").read_text())
+        if meta.pop("sha256", None) != _digest(meta):
+            raise ValueError("the checksum of its meta data does not fit")
+        items = {name: _read_arrays(step / name) for name in (WEIGHTS, DEAD) if (step / name).is_dir()}
+        _compare(meta["arrays"], items)
+    except Exception as error:  # whatever Orbax meets in a damaged step
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{step} cannot be read: {reason}; give another step of {step.parent}") from error
+    return items
+
+
+def write_weights(folder: str | os.PathLike, items: Mapping, meta: Mapping) -> None:
+    """Writes trees of numpy arrays as the one step of a new folder, which `read_weights` reads.
+
+    Args:
+      items: {"weights": {"params": ..., "model_state": ..., "ema_params": ...}}, and "dead" where there are such.
+      meta: what JSON can hold.
+    """
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(pathlib.Path(folder).absolute() / "0", args=_save_args(items, meta))
+
+
+def _save_args(items: Mapping, meta: Mapping) -> ocp.args.Composite:
+    meta = {**meta, "arrays": {name: checksums(tree) for name, tree in items.items()}}
+    args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    return ocp.args.Composite(**args, meta=ocp.args.JsonSave({**meta, "sha256": _digest(meta)}))
+
+
+def _compare(stored: Mapping[str, Mapping[str, int]], items: Mapping) -> None:
+    """Raises ValueError where the checksums of restored items are not those that were stored with them."""
+    for name, tree in items.items():
+        actual = checksums(tree)
+        wrong = sorted(key for key in stored[name].keys() | actual.keys() if stored[name].get(key) != actual.get(key))
+        if wrong:
+            raise ValueError(f"checksums do not fit for {len(wrong)} arrays, the first {name}{wrong[0]}")
+
+
+def _step_folder(folder: pathlib.Path) -> pathlib.Path:
+    if (folder / WEIGHTS).is_dir():
+        return folder
+    steps_folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    steps = [path for path in steps_folder.glob("[0-9]*") if path.name.isdigit() and (path / WEIGHTS).is_dir()]
+    if not steps:
+        raise CheckpointError(f"{folder} holds no finished checkpoint: give a run's workdir, or a step's folder")
+    scores = _scores(folder / "config.json", steps)
+    return max(steps, key=lambda path: (scores.get(path, -math.inf), int(path.name)))
+
+
+def _scores(config: pathlib.Path, steps: Sequence[pathlib.Path]) -> dict[pathlib.Path, float]:
+    """The figure of each step that was measured, by the metric that the run's configuration says is the best."""
+    if not config.exists():
+        return {}
+    metric = json.loads(config.read_text()).get("checkpoint.best_metric")
+    measured = {step: step / "metrics" / "metrics" for step in steps}
+    found = {step: json.loads(path.read_text()) for step, path in measured.items() if path.exists()}
+    return {step: metrics[metric] for step, metrics in found.items() if metric in metrics}
+
+
+def _read_arrays(folder: pathlib.Path) -> dict:
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder).tree)
+    return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
 def checksums(tree) -> dict[str, int]:
     """Returns a 64-bit checksum of every array of `tree`, taken where it is, whatever its layout over devices."""
     named = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    sums = jax.device_get(_checksums(named))
+    on_host = {name: _host_checksum(x) for name, x in named.items() if isinstance(x, np.ndarray | np.generic)}
+    sums = on_host | jax.device_get(_checksums({name: x for name, x in named.items() if name not in on_host}))
     return {name: (int(high) << 32) | int(low) for name, (high, low) in sums.items()}
+
+
+def _host_checksum(array: np.ndarray) -> tuple[int, int]:
+    """`_checksum` of a numpy array, where it would take longer to compile than to compute."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    words = flat.view(np.uint32 if flat.dtype.itemsize >= 4 else f"u{flat.dtype.itemsize}")
+    totals = [np.uint32(0)] * len(MULTIPLIERS)
+    for start in range(0, words.size, HOST_CHUNK):
+        chunk = words[start : start + HOST_CHUNK].astype(np.uint32) + np.uint32(1)
+        position = np.arange(start, start + chunk.size).astype(np.uint32)
+        for i, multiplier in enumerate(MULTIPLIERS):
+            factor = (position * np.uint32(multiplier)) | np.uint32(1)
+            totals[i] = np.sum([totals[i], np.sum(chunk * factor, dtype=np.uint32)], dtype=np.uint32)
+    return tuple(map(int, totals))
 
 
 @jax.jit
@@ -177,7 +270,7 @@ def _checksum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         factor = (position * jnp.uint32(multiplier)) | jnp.uint32(1)
         return jnp.sum((words + jnp.uint32(1)) * factor, dtype=jnp.uint32)
 
-    return total(0x9E3779B1), total(0x85EBCA77)
+    return tuple(map(total, MULTIPLIERS))
 
 
 def _digest(meta: Mapping) -> str:

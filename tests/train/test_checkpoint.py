@@ -129,3 +129,33 @@ def test_a_checksum_notices_every_single_change(dtype):
         changed[index] = 1
         sums.add(tuple(checkpoint.checksums({"x": jnp.asarray(changed)}).values()))
     assert len(sums) == x.size + 1
+
+
+def test_weights_are_read_from_a_run_a_folder_of_steps_or_a_step(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", 3, 1, "clip/J")
+    for step, value in ((1, 0.2), (2, 0.9), (3, 0.5)):
+        weights = {"params": {"kernel": jnp.full(3, step)}, "model_state": {}, "ema_params": {}}
+        checkpoints.save(step, {"weights": weights, "training": {"rng": jnp.uint32(1)}}, {}, {"clip/J": value})
+    checkpoints.close()
+
+    def read(folder):
+        items = checkpoint.read_weights(folder)
+        assert list(items) == ["weights"]
+        assert isinstance(items["weights"]["params"]["kernel"], np.ndarray)
+        return items["weights"]["params"]["kernel"][0]
+
+    assert read(tmp_path / "checkpoints") == read(tmp_path) == 3  # no configuration says which metric is the best
+    (tmp_path / "config.json").write_text('{"checkpoint.best_metric": "clip/J"}')
+    assert read(tmp_path) == 2
+    assert read(tmp_path / "checkpoints" / "1") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (3, 5), (300, 500), (0, 2)])
+def test_checksums_are_the_same_on_host_and_device(dtype, shape):
+    array = np.asarray(jax.random.normal(jax.random.key(0), shape) * 9).astype(jnp.dtype(dtype))
+    assert checkpoint.checksums({"a": array}) == checkpoint.checksums({"a": jnp.asarray(array)})
+    if array.size:
+        changed = array.copy()
+        changed.reshape(-1)[-1] = not changed.reshape(-1)[-1]
+        assert checkpoint.checksums({"a": array}) != checkpoint.checksums({"a": changed})

@@ -1,0 +1,24 @@
+"""What the project's commands share: flags that report a mistake in one line, and quiet libraries."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from absl import flags
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags, for `app.run(flags_parser=parse)`; exits with 2 where one is unknown or has a wrong value."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, TypeError, ValueError, OSError) as error:  # a typo in a key, a value of the wrong type
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def set_up_logging() -> None:
+    """Shows our messages as they are, and of the libraries only warnings."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    for noisy in ("absl", "orbax", "jax", "grain"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
