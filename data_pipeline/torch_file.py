@@ -7,156 +7,148 @@ names is run: see `torch_pickle`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import io
 import os
 import struct
-import zipfile
-import zlib
-from collections.abc import Iterable
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from data_pipeline.mapped import map_file
+from data_pipeline.pickle_literals import Source
+from data_pipeline.pickle_machine import Allowance
 from data_pipeline.problems import BadFile
 from data_pipeline.torch_pickle import MAGIC, STREAM_VERSION, ClosedUnpickler, RefusedPickle
 from data_pipeline.torch_writer import save, save_pickled_tensor
+from data_pipeline.zip_entries import Archive, BadZip
 
 __all__ = ["RefusedPickle", "load", "save", "save_pickled_tensor"]
+
+_COUNT_BYTES = 8  # of a storage's number of elements, before its data in the older form
 
 
 def load(path: str | os.PathLike) -> Any:
     """What a PyTorch or pickle file holds: dicts, lists, tuples, strings, numbers, and numpy arrays for tensors.
 
-    Tensors that share a storage share memory. Those of a zip archive are views of the mapped file, read-only, which
-    take memory only as they are used. bfloat16 tensors have ml_dtypes' type of that name.
+    Tensors that share a storage share memory. They are views of the mapped file, read-only, which take memory only as
+    they are used (and need not be aligned). bfloat16 tensors have ml_dtypes' type of that name.
 
     Raises: RefusedPickle where the file asks for a global that tensors do not need, BadFile where it is missing,
-    damaged, or in a form that is not read.
+    damaged, in a form that is not read, or unpacks to many times its size.
     """
-    try:
-        with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise BadFile(path, "the file is empty", "download or write it anew")
-            content = np.asarray(np.memmap(path, np.uint8, "r"))
-            return _read(file, content, os.fspath(path))
-    except FileNotFoundError:
-        raise BadFile(path, "the file is missing", "check the path, or restore the file") from None
-    except OSError as error:
-        raise BadFile(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    content = map_file(path)
+    return _read(content, os.fspath(path), Allowance(len(content)))
 
 
-def _read(file: BinaryIO, content: np.ndarray, path: str) -> Any:
-    """Reads any of the forms from a file opened at its start, whose bytes are also at hand as an array."""
+def _read(content: np.ndarray, path: str, allowance: Allowance) -> Any:
+    """Reads any of the forms from a file's bytes, (n,) uint8."""
     if content[:4].tobytes() == b"PK\x03\x04":
-        return _read_zip(file, content, path)
+        return _read_zip(content, path, allowance)
     if content[257:262].tobytes() == b"ustar":
         raise BadFile(path, "is a tar archive, as PyTorch before 0.1.10 wrote", "save it anew with a later PyTorch")
-    return _read_stream(file, content, path)
+    return _read_stream(content, path, allowance, functools.partial(_read_tensor_content, path, allowance))
 
 
-def _read_bytes(content: bytes, path: str) -> Any:
-    return _read(io.BytesIO(content), np.frombuffer(content, np.uint8), path)
+def _read_tensor_content(path: str, allowance: Allowance, content: Any) -> Any:
+    """Reads the older form out of a pickled tensor's bytes; a file in a file in a file would take time without end."""
+
+    def refuse(_: Any) -> Any:
+        raise _damaged(path, "a tensor's content holds tensors with contents of their own")
+
+    if not isinstance(content, bytes):
+        raise _damaged(path, "a tensor's content is no bytes")
+    return _read_stream(np.frombuffer(content, np.uint8), path, allowance, refuse)
 
 
 def _damaged(path: str, what: str) -> BadFile:
     return BadFile(path, f"is damaged: {what}", "download or write the file anew")
 
 
-def _read_stream(file: BinaryIO, content: np.ndarray, path: str) -> Any:
+def _read_stream(content: np.ndarray, path: str, allowance: Allowance, nested: Callable[[Any], Any]) -> Any:
     """Reads a plain pickle, or the older form: magic number, version, system, object, storages' keys, storages."""
-    storages: dict[str, np.ndarray] = {}
+    sizes: dict[str, tuple[np.dtype, int]] = {}
 
-    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        if key not in storages:
-            if count * dtype.itemsize > len(content):
-                raise _damaged(path, f"a storage of {count} {dtype} elements is larger than the file")
-            storages[key] = np.zeros(count, dtype)  # filled below: the data come after the pickles
-        return storages[key].view(dtype)
+    def stand_in(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        if count * dtype.itemsize > len(content):
+            raise _damaged(path, f"a storage of {count} {dtype} elements is larger than the file")
+        if sizes.setdefault(key, (dtype, count)) != (dtype, count):
+            raise _damaged(path, f"storage {key[:100]!r} has two types or sizes")
+        return content[: count * dtype.itemsize].view(dtype)
 
-    def load_pickle() -> Any:
-        nested = functools.partial(_read_bytes, path=path)
-        return ClosedUnpickler(file, path, storage, nested).load()
-
-    first = load_pickle()
+    source = Source(memoryview(content), 0)
+    unpickler = ClosedUnpickler(path, allowance, stand_in, nested)
+    first = unpickler.load(source)
     if not (isinstance(first, int) and first == MAGIC):
         return first
-    version, system, found, keys = (load_pickle() for _ in range(4))
-    if version != STREAM_VERSION or not isinstance(system, dict) or not system.get("little_endian"):
-        raise BadFile(path, f"has version {version} or big-endian numbers", "save it anew with a current PyTorch")
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+    version, system = unpickler.load(source), unpickler.load(source)
+    is_known = isinstance(version, int) and version == STREAM_VERSION and isinstance(system, dict)
+    if not is_known or system.get("little_endian") is not True:
+        raise BadFile(path, "has an unknown version or big-endian numbers", "save it anew with a current PyTorch")
+    # The storages come after the pickle that needs them: it is read twice, once for where they are.
+    start = source.position
+    unpickler.load(source)
+    storages = _storages(content, path, unpickler.load(source), sizes, source.position)
+    source.position = start
+    return ClosedUnpickler(path, allowance, lambda key, *_: storages[key], nested).load(source)
+
+
+def _storages(
+    content: np.ndarray, path: str, keys: Any, sizes: dict[str, tuple[np.dtype, int]], position: int
+) -> dict[str, np.ndarray]:
+    """Views of the storages' data, each after its number of elements, from `position` on, in the order of the keys."""
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise _damaged(path, "its list of storages is none")
+    keys = [str(key) for key in keys]
+    if len(keys) != len(sizes) or set(keys) != set(sizes):
         raise _damaged(path, "its list of storages does not match its tensors")
-    _fill((storages[str(key)] for key in keys), content, file.tell(), path)
-    return found
-
-
-def _fill(storages: Iterable[np.ndarray], content: np.ndarray, position: int, path: str) -> None:
-    """Copies the storages' data, each after its number of elements, from the file's bytes at `position`."""
-    for storage in storages:
-        start, end = position + 8, position + 8 + storage.nbytes
-        if content[position:start].tobytes() != struct.pack("<q", storage.size) or end > len(content):
+    storages = {}
+    for key in keys:
+        dtype, count = sizes[key]
+        start, end = position + _COUNT_BYTES, position + _COUNT_BYTES + count * dtype.itemsize
+        if content[position:start].tobytes() != struct.pack("<q", count) or end > len(content):
             raise _damaged(path, "a storage is cut short or has another size than its tensors")
-        storage.view(np.uint8)[:] = content[start:end]
-        position = end
+        storages[key], position = content[start:end].view(dtype), end
+    return storages
 
 
-def _read_zip(file: BinaryIO, content: np.ndarray, path: str) -> Any:
+def _read_zip(content: np.ndarray, path: str, allowance: Allowance) -> Any:
     """Reads a zip archive: a pickle, and for each storage an entry with its raw data."""
-    archive = _Archive.open(file, content, path)
-    if archive.has("byteorder") and archive.read("byteorder").tobytes() != b"little":
-        raise BadFile(path, "holds big-endian numbers", "save it anew on a little-endian machine")
-    storages: dict[str, np.ndarray] = {}
+    try:
+        return _read_archive(Archive(content), path, allowance)
+    except BadZip as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _read_archive(archive: Archive, path: str, allowance: Allowance) -> Any:
+    pickles = [name for name in archive.entries if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        what = f"is a zip archive with {len(pickles) or 'no'} entries named data.pkl, and none of torch.save"
+        raise BadFile(path, what, "check that it is the right file")
+    folder = pickles[0].removesuffix("data.pkl")
+    used: dict[str, np.ndarray] = {}
+
+    def entry(name: str) -> np.ndarray:
+        if folder + name not in archive.entries:
+            raise _damaged(path, f"its entry {name[:100]!r} is missing")
+        if name not in used:
+            try:
+                used[name] = archive.read(folder + name)
+            except BadZip as error:
+                raise _damaged(path, str(error)) from error
+        return used[name]
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
-        if key not in storages:
-            storages[key] = archive.read(f"data/{key}")
-        if storages[key].nbytes != count * dtype.itemsize:
-            raise _damaged(path, f"storage {key} has not the {count} {dtype} elements that its tensors need")
-        return storages[key].view(dtype)
+        data = entry(f"data/{key}")
+        if data.nbytes != count * dtype.itemsize:
+            raise _damaged(path, f"storage {key[:100]!r} has not the {count} {dtype} elements that its tensors need")
+        return data.view(dtype)
 
-    pickled = io.BytesIO(archive.read("data.pkl").tobytes())
-    return ClosedUnpickler(pickled, path, storage, functools.partial(_read_bytes, path=path)).load()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Archive:
-    """The entries of torch.save's zip archive, which all lie in one folder."""
-
-    zip: zipfile.ZipFile
-    content: np.ndarray  # (n,) uint8, the whole file
-    path: str
-    folder: str
-
-    @classmethod
-    def open(cls, file: BinaryIO, content: np.ndarray, path: str) -> _Archive:
-        try:
-            archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
-            raise _damaged(path, f"the zip archive is cut short or has changed bytes ({error})") from error
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise BadFile(path, "is a zip archive, but none of torch.save", "check that it is the right file")
-        return cls(archive, content, path, pickles[0].removesuffix("/data.pkl"))
-
-    def has(self, name: str) -> bool:
-        return f"{self.folder}/{name}" in self.zip.NameToInfo
-
-    def read(self, name: str) -> np.ndarray:
-        """Bytes of an entry: (n,) uint8, a view of the file where they are stored uncompressed, as torch.save does."""
-        if not self.has(name):
-            raise _damaged(self.path, f"its entry {name} is missing")
-        entry = self.zip.getinfo(f"{self.folder}/{name}")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            try:
-                return np.frombuffer(self.zip.read(entry), np.uint8)
-            except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
-                raise _damaged(self.path, f"its entry {name} cannot be unpacked ({error})") from error
-        header = self.content[entry.header_offset : entry.header_offset + 30].tobytes()
-        name_length, extra_length = struct.unpack("<HH", header[26:].ljust(4, b"\0"))
-        start = entry.header_offset + 30 + name_length + extra_length
-        data = self.content[start : start + entry.file_size]
-        # torch.save can be told to leave the checksums out: they are 0 then.
-        if len(data) != entry.file_size or (entry.CRC and zlib.crc32(data) != entry.CRC):
-            raise _damaged(self.path, f"its entry {name} is cut short or has changed bytes")
-        return data
+    if f"{folder}byteorder" in archive.entries and entry("byteorder").tobytes() != b"little":
+        raise BadFile(path, "holds big-endian numbers", "save it anew on a little-endian machine")
+    nested = functools.partial(_read_tensor_content, path, allowance)
+    source = Source(memoryview(entry("data.pkl")), 0)
+    found = ClosedUnpickler(path, allowance, storage, nested).load(source)
+    for name, data in used.items():
+        archive.check(folder + name, data)
+    return found

@@ -6,15 +6,17 @@ refused. Tensors become numpy arrays, views of their storages with the file's st
 
 from __future__ import annotations
 
-import codecs
 import collections
-import pickle
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from data_pipeline import numpy_pickle
+from data_pipeline.numpy_pickle import natural, naturals
+from data_pipeline.pickle_literals import BadPickle, Source
+from data_pipeline.pickle_machine import Allowance, Function, PickleMachine, Unfinished, pairs
 from data_pipeline.problems import BadFile
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -46,128 +48,123 @@ TYPES = {name: np.dtype(name) for name in {*STORAGES.values(), "uint16", "uint32
 """PyTorch's element types by name."""
 
 
+MAX_SHOWN = 200  # characters of a file's own words in an error
+MAX_DEPTH = 100  # of containers in containers
+
+
 class RefusedPickle(BadFile):
     """A pickle that asks for something outside the closed list, which may be an attempt to run code."""
 
 
-class ClosedUnpickler(pickle.Unpickler):
-    """Reads one pickle from `file`.
+class ClosedUnpickler:
+    """Reads the pickles of one file.
 
     Args:
-      file: opened for reading, at the pickle's start.
       path: the file's name, for errors.
+      allowance: what is left of the file's.
       storage: (key, element type, number of elements) -> one-dimensional array, for tensors' storages.
       nested: bytes of a whole PyTorch file -> what it holds, for tensors that were pickled without torch.save.
     """
 
     def __init__(
         self,
-        file: BinaryIO,
         path: str,
+        allowance: Allowance,
         storage: Callable[[str, np.dtype, int], np.ndarray],
         nested: Callable[[bytes], Any],
     ):
-        super().__init__(file, encoding="latin1")  # Python 2's strings, numpy's binary ones among them
-        self._path, self._storage, self._nested = path, storage, nested
+        self._path, self._allowance, self._storage, self._nested = path, allowance, storage, nested
 
-    def load(self) -> Any:
-        """The pickle's object, of dicts, lists, tuples, sets, strings, numbers and numpy arrays.
+    def load(self, source: Source) -> Any:
+        """The next pickle's object, of dicts, lists, tuples, texts, numbers and numpy arrays.
 
         Raises: RefusedPickle for a global outside the list, BadFile where the pickle is damaged.
         """
         try:
-            return _finish(super().load())
+            found = PickleMachine(source, self._allowance, self._find_global, self._find_storage).run()
+            return _Finisher(self._allowance).finish(found)
         except BadFile:
             raise
         except Exception as error:  # a damaged pickle can fail in any way
-            what = f"is no readable pickle ({type(error).__name__}: {error})"
+            reason = str(error) if isinstance(error, BadPickle) else f"{type(error).__name__}: {error}"
+            what = f"is no readable pickle ({reason[:MAX_SHOWN]})"
             raise BadFile(self._path, what, "download or write the file anew") from error
 
-    def find_class(self, module: str, name: str) -> Any:
+    def _find_global(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
-            return _Function(self._nested)
+            return Function(self._nested)
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
         if module in ("torch", "torch.storage", "torch.cuda") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in TYPES:
             return name
+        asked = f"{module}.{name}"[:MAX_SHOWN]
         raise RefusedPickle(
             self._path,
-            f"asks for '{module}.{name}', which is not on the list of what tensors and arrays need; nothing was run",
+            f"asks for {asked!r}, which is not on the list of what tensors and arrays need; nothing was run",
             "if you trust the file, load it with its own program and save only its tensors",
         )
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, type_name, key, _, count, *rest = pid
-        if kind != "storage" or type_name not in TYPES or not isinstance(count, int) or count < 0:
-            raise pickle.UnpicklingError(f"unknown persistent object {kind!r}")
-        view = rest[0] if rest else None
-        if view is None:
-            return self._storage(str(key), TYPES[type_name], count)
-        _, offset, size = view  # storages that were parts of others, in files of PyTorch 0.3 and before
-        return _view(self._storage(str(key), TYPES[type_name], count), offset, (size,), (1,))
+    def _find_storage(self, pid: Any) -> np.ndarray:
+        match pid:
+            case ("storage", str(type_name), str() | int() as key, _, count, *rest) if type_name in TYPES:
+                storage = self._storage(str(key), TYPES[type_name], natural(count))
+            case _:
+                raise BadPickle("has a persistent object that is no storage")
+        if not rest or rest[0] is None:
+            return storage
+        _, offset, size = rest[0]  # storages that were parts of others, in files of PyTorch 0.3 and before
+        return _view(storage, offset, (size,), (1,))
 
 
-class _Function:
-    """What a global of the closed list stands for. A pickle can call it, but neither set nor add attributes."""
+class _Finisher:
+    """Puts the arrays in the place of what stood for them while the pickle was read."""
 
-    __slots__ = ("_function",)
+    def __init__(self, allowance: Allowance):
+        self._allowance = allowance
+        self._done: dict[int, Any] = {}  # by identity: what is shared stays shared, and is visited once
 
-    def __init__(self, function: Callable[..., Any]):
-        object.__setattr__(self, "_function", function)
+    def finish(self, found: Any, depth: int = 0) -> Any:
+        """The same content. Raises BadPickle for containers that hold themselves, or too many in one another."""
+        match found:
+            case numpy_pickle.Array() | _OldParameter():
+                return self.finish(found.array)
+            case numpy_pickle.Type():
+                return found.dtype
+            case np.ndarray():
+                # Views that repeat their elements, as expanded tensors do, can be larger than any memory.
+                low, high = np.lib.array_utils.byte_bounds(found)
+                self._allowance.copy(max(0, found.nbytes - (high - low)))
+                return found
+            case dict() | list() | tuple():
+                return self._finish_container(found, depth)
+            case _:
+                return found
 
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("a pickle cannot change the functions of the closed list")
-
-
-class _NumpyType:
-    """A numpy dtype while it is unpickled: its name, then its state, of which only the byte order matters."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, name: str, *_: Any):
-        self.dtype = np.dtype(str(name))
-        if self.dtype.kind not in "biufcSU":
-            raise pickle.UnpicklingError(f"arrays of {name!r} are not on the closed list")
-
-    def __setstate__(self, state: tuple) -> None:
-        order, width = state[1], state[5]
-        if self.dtype.kind in "SU" and self.dtype.itemsize == 0:
-            self.dtype = np.dtype(f"{self.dtype.kind}{width // (4 if self.dtype.kind == 'U' else 1)}")
-        if order in (">", "<"):
-            self.dtype = self.dtype.newbyteorder(order)
-
-    def read(self, data: bytes | str, shape: tuple[int, ...], order: str) -> np.ndarray:
-        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)
-        array = np.frombuffer(raw, self.dtype).reshape(shape, order=order)
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-
-
-class _NumpyArray:
-    """A numpy array while it is unpickled; its state sets `array`. (numpy's own reconstruction trusts the file.)"""
-
-    __slots__ = ("array",)
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran, data = state
-        self.array = dtype.read(data, shape, "F" if fortran else "C")
+    def _finish_container(self, found: Any, depth: int) -> Any:
+        if depth == MAX_DEPTH:
+            raise BadPickle(f"has more than {MAX_DEPTH} containers in one another")
+        if id(found) in self._done:
+            return self._done[id(found)]
+        if isinstance(found, dict):
+            items = [(key, self.finish(value, depth + 1)) for key, value in found.items()]
+            finished = collections.OrderedDict(items) if isinstance(found, collections.OrderedDict) else dict(items)
+        else:
+            finished = type(found)([self.finish(value, depth + 1) for value in found])
+        self._done[id(found)] = finished
+        return finished
 
 
-class _OldParameter:
+class _OldParameter(Unfinished):
     """A `torch.nn.Parameter` of PyTorch 0.3 and before, pickled as an object: its data, then flags."""
 
     __slots__ = ("array",)
 
-    def __new__(cls, data: np.ndarray, requires_grad: bool = True) -> _OldParameter:
-        parameter = object.__new__(cls)
-        parameter.array = data
-        return parameter
+    def __init__(self, data: np.ndarray, requires_grad: bool = True):
+        self.array = _same(data)
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: tuple) -> None:
         if len(state) == 4:
             self.array = _view(*state)
 
@@ -176,80 +173,64 @@ def _view(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple
     """A tensor: the storage's elements from `offset`, as far apart as `stride` says on each axis (all in elements)."""
     # What follows goes around numpy's own bounds, and anything can stand in the place of the storage.
     if not isinstance(storage, np.ndarray) or storage.ndim != 1 or not storage.flags.c_contiguous:
-        raise pickle.UnpicklingError("a tensor has something else than a storage for its elements")
+        raise BadPickle("has a tensor with something else than a storage for its elements")
+    offset, size, stride = natural(offset), naturals(size), naturals(stride)
     if 0 in size:
         return np.empty(size, storage.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if min(offset, *size, *stride, 0) < 0 or last >= len(storage):
-        raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} reaches outside its storage")
-    steps = [step * storage.itemsize for step in stride]
+    if last >= len(storage):
+        raise BadPickle(f"has a tensor of shape {size} that reaches outside its storage")
+    # Along an axis of one element the step is never taken, and can be any number.
+    steps = [step * storage.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
     return np.lib.stride_tricks.as_strided(storage[offset:], size, steps)
 
 
 def _tensor_of_type(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *rest: Any) -> np.ndarray:
     """A tensor that names its element type apart from its storage, which counts bytes."""
     _, _, type_name, *_ = rest
+    if not isinstance(storage, np.ndarray) or not isinstance(type_name, str):
+        raise BadPickle("has a tensor without a storage or an element type")
     return _view(storage.view(TYPES[type_name]), offset, size, stride)
+
+
+def _same(array: Any, *_: Any) -> np.ndarray:
+    """A parameter, which is its data."""
+    if not isinstance(array, np.ndarray):
+        raise BadPickle("has a parameter that is no tensor")
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
     """Bytes in pickles of protocol 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes are encoded as latin1 in pickles, not as {encoding!r}")
-    return codecs.latin_1_encode(text)[0]
+    if not isinstance(text, str) or encoding != "latin1":
+        raise BadPickle("has bytes that are not encoded as latin1")
+    return text.encode("latin1")
 
 
-def _empty_bytes() -> bytes:
-    return b""
+def _ordered_dict(items: list = ()) -> collections.OrderedDict:
+    return collections.OrderedDict(pairs(items))
 
 
-def _numpy_array(*_: Any) -> _NumpyArray:
-    return _NumpyArray()
-
-
-def _numpy_from_buffer(data: bytes, dtype: _NumpyType, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return dtype.read(data, shape, order)
-
-
-def _numpy_scalar(dtype: _NumpyType, data: bytes | str) -> np.generic:
-    return dtype.read(data, (1,), "C")[0]
+def _device(kind: str, index: int | None = None) -> str:
+    if not isinstance(kind, str) or not isinstance(index, int | None):
+        raise BadPickle("has a device without a name")
+    return kind if index is None else f"{kind}:{index}"
 
 
 _REBUILD = {
     "_rebuild_tensor": _view,
     "_rebuild_tensor_v2": _view,
     "_rebuild_tensor_v3": _tensor_of_type,
-    "_rebuild_parameter": lambda data, *_: data,
-    "_rebuild_parameter_with_state": lambda data, *_: data,
-}
-_NUMPY = {"_reconstruct": _numpy_array, "scalar": _numpy_scalar}
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Function(collections.OrderedDict),
-    ("torch", "Size"): _Function(tuple),
-    ("torch", "device"): _Function(lambda kind, index=None: kind if index is None else f"{kind}:{index}"),
-    ("torch.nn.parameter", "Parameter"): _OldParameter,
-    ("numpy", "dtype"): _Function(_NumpyType),
-    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, never called
-    ("_codecs", "encode"): _Function(_encode),
-    **{("torch._utils", name): _Function(function) for name, function in _REBUILD.items()},
-    **{(f"numpy.{core}.multiarray", name): _Function(f) for core in ("core", "_core") for name, f in _NUMPY.items()},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _Function(_numpy_from_buffer) for core in ("core", "_core")},
-    **{(module, "bytes"): _Function(_empty_bytes) for module in ("builtins", "__builtin__")},
+    "_rebuild_parameter": _same,
+    "_rebuild_parameter_with_state": _same,
 }
 
-
-def _finish(found: Any) -> Any:
-    """Puts the arrays in the place of what stood for them while the pickle was read."""
-    match found:
-        case _NumpyArray() | _OldParameter():
-            return found.array
-        case _NumpyType():
-            return found.dtype
-        case dict():
-            items = ((key, _finish(value)) for key, value in found.items())
-            return collections.OrderedDict(items) if isinstance(found, collections.OrderedDict) else dict(items)
-        case list() | tuple():
-            return type(found)(_finish(value) for value in found)
-        case _:
-            return found
+_ALLOWED: dict[tuple[str, str], Any] = numpy_pickle.GLOBALS | {
+    ("collections", "OrderedDict"): Function(_ordered_dict),
+    ("torch", "Size"): Function(naturals),
+    ("torch", "device"): Function(_device),
+    ("torch.nn.parameter", "Parameter"): Function(_OldParameter),
+    ("_codecs", "encode"): Function(_encode),
+    **{("torch._utils", name): Function(function) for name, function in _REBUILD.items()},
+    **{(module, "bytes"): Function(lambda: b"") for module in ("builtins", "__builtin__")},
+}
