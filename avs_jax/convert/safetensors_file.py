@@ -15,10 +15,12 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
+from data_pipeline.mapped import map_file
 from data_pipeline.problems import BadFile
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 8_000_000  # some 60,000 arrays: a hostile header cannot fill the memory
+MAX_HEADER_BYTES = 2_000_000  # some 15,000 arrays: a hostile header cannot fill the memory
+MAX_SHOWN = 100  # characters of a file's own words in an error
 MAX_DIMENSIONS = 64  # numpy's
 METADATA = "__metadata__"
 DTYPES = {
@@ -49,13 +51,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       BadFile: the file is missing, cut short or otherwise damaged, or no safetensors file at all.
     """
-    path = pathlib.Path(path)
+    data = map_file(path)
     try:
-        data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
-    except OSError as error:
-        raise BadFile(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
-    try:
-        return _arrays(np.asarray(data))
+        return _arrays(data)
     except ValueError as error:
         mend = "download or write the file anew, whole; files of PyTorch are read under the endings .pth and .pt"
         raise BadFile(path, f"is no whole safetensors file: {error}", mend) from error
@@ -116,7 +114,7 @@ def _arrays(data: np.ndarray) -> dict[str, np.ndarray]:
     begin = LENGTH_BYTES + length
     header = _header(data[LENGTH_BYTES:begin].tobytes())
     tensors = data[begin:]
-    places = {name: _place(name, entry, tensors.size) for name, entry in header.items()}
+    places = {name: _place(name[:MAX_SHOWN], entry, tensors.size) for name, entry in header.items()}
     _check_that_they_tile([(begin, end) for _, _, begin, end in places.values()], tensors.size)
     return {name: tensors[begin:end].view(dtype).reshape(shape) for name, (dtype, shape, begin, end) in places.items()}
 
@@ -130,6 +128,7 @@ def _header(text: bytes) -> dict[str, dict]:
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     header.pop(METADATA, None)
+    "".join(header).encode()  # raises for halves of characters, which JSON can spell and no file or screen takes
     return header
 
 
@@ -148,7 +147,7 @@ def _place(name: str, entry: object, size: int) -> tuple[np.dtype, tuple[int, ..
             if len(shape) > MAX_DIMENSIONS:
                 raise ValueError(f"{name} has {len(shape)} dimensions")
             if dtype not in DTYPES:
-                raise ValueError(f"{name} is of type {dtype!r}; known are {', '.join(DTYPES)}")
+                raise ValueError(f"{name} is of type {dtype[:MAX_SHOWN]!r}; known are {', '.join(DTYPES)}")
             if not begin <= end <= size:
                 raise ValueError(f"{name} ends at byte {end} of the data, which are {size}: the file is cut short")
             if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:

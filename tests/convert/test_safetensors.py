@@ -76,7 +76,7 @@ def test_arrays_need_not_be_aligned(tmp_path):
     np.testing.assert_array_equal(safetensors_file.read(path)["b"], [1, 2])
 
 
-@pytest.mark.parametrize("size", [0, 4, 8, 100, len(LIBRARY.read_bytes()) - 1])
+@pytest.mark.parametrize("size", [4, 8, 100, len(LIBRARY.read_bytes()) - 1])
 def test_a_file_cut_short_is_refused(tmp_path, size):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(LIBRARY.read_bytes()[:size])
@@ -103,9 +103,10 @@ DAMAGED = [
     (file_of({"x": None}), "entry 'x'"),
     (file_of([PLACE]), "no JSON object"),
     (file_of(b"[" * 100_000), "nested too deeply"),
+    (file_of({"\ud800": PLACE}), "surrogates not allowed"),
     (file_of(b"\xff\xfe"), "no whole safetensors file"),
     ((2**62).to_bytes(8, "little") + bytes(100), "header of 4611686018427387904 bytes"),
-    ((9_000_000).to_bytes(8, "little") + bytes(9_000_000), "header of 9000000 bytes"),
+    ((2_000_001).to_bytes(8, "little") + bytes(2_000_001), "header of 2000001 bytes"),
     (b"PK\x03\x04" + bytes(200), "no whole safetensors file"),
 ]
 
@@ -119,7 +120,7 @@ def test_damage_is_named(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BadFile, match=r"nothing\.safetensors: cannot be read"):
+    with pytest.raises(BadFile, match=r"nothing\.safetensors: the file is missing"):
         safetensors_file.read(tmp_path / "nothing.safetensors")
 
 
