@@ -54,7 +54,7 @@ def convert_part(found: Mapping[str, np.ndarray], config_model, part: str, publi
         variables, state_dict, naming = _backbone(found, settings, publisher)
         joined = public.join(naming, state_dict)
         rows = report.rows(joined, public.table(naming, settings, joined))
-    return Conversion(_under(part, variables), state_dict, rows)
+    return Conversion(under(part, variables), state_dict, rows)
 
 
 def part_of(found: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
@@ -94,7 +94,7 @@ def _backbone(
     return variables, state_dict, naming
 
 
-def _under(part: str, variables: Mapping) -> dict:
-    """Variables of a part as variables of a model that has nothing else."""
+def under(part: str, variables: Mapping) -> dict:
+    """Variables of a part as those of a model that has nothing else."""
     trees = {name: {part: variables[name]} for name in rules.COLLECTIONS if variables.get(name)}
     return trees | {rules.DEAD: variables.get(rules.DEAD, {})}

@@ -90,7 +90,7 @@ def evaluate(config, workdir: pathlib.Path, split: str) -> dict[str, float]:
     writers = create_writers(workdir, primary=jax.process_index() == 0)
     evaluator = Evaluator(config, model, mesh, writers, workdir)
     if config.init_from.model:
-        scores = evaluator(initialise(states.create(init, mesh), config).variables(), split, 0)
+        scores = evaluator(initialise(states.create(init, mesh), config, complete=True).variables(), split, 0)
     else:
         scores = _evaluate_best(config, _checkpoints(config, workdir), states.abstract(init, mesh), evaluator, split)
     writers.close()
