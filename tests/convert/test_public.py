@@ -1,6 +1,7 @@
 """Published files of backbones: names, shapes and round trips of whole files, features at full size, errors."""
 
 import functools
+import pickle
 import types
 
 import golden
@@ -23,7 +24,8 @@ def index_buffers(case):
     """Swin's integer buffers, which are not made by the rule."""
     shapes = {k: v["shape"] for k, v in case.manifest.get("buffers", {}).items()}
     shapes |= case.manifest.get("not_from_rule", {})
-    return {name: swin.relative_position_index(round(shape[0] ** 0.5)) for name, shape in shapes.items()}
+    windows = {name: round(np.prod(shape) ** 0.25) for name, shape in shapes.items()}
+    return {name: swin.relative_position_index(windows[name]).reshape(shape) for name, shape in shapes.items()}
 
 
 def counted(case):
@@ -51,6 +53,8 @@ FILES = {
     "hf/swin_base_patch4_window7_224": ("huggingface", config("swin_b", 7, "classification")),
     "hf/swin_base_patch4_window12_384": ("huggingface", config("swin_b", 12, "classification")),
     "hf/timm_swin_base_384": ("timm", config("swin_b", 12, "classification")),
+    "hf/torchvision_resnet50": ("torchvision", config("resnet50")),
+    "hf/torchvision_swin_t": ("torchvision", config("swin_t", 7, "classification")),
     "vct/swinb_pad": ("authors", config("swin_b", 12)),
 }
 
@@ -126,6 +130,50 @@ def test_swin_inside_vct_gives_its_features_where_everything_is_padded():
         assert_close(case, f"res{i}", found)
 
 
+@pytest.mark.parametrize("publisher, window, stage", [("torchvision", 4, "stage"), ("timm", 2, "layer")])
+def test_swin_of_torchvision_and_of_timm_at_small_widths(publisher, window, stage):
+    """Its maps of 18, 9, 5 and 3 tokens a side are no multiples of the windows. timm's layers start with merging."""
+    name = f"hf/{publisher}_swin_small_widths"
+    settings = config("swin_t", window, "classification", depths=(2, 2, 4, 2), widths=(6, 12, 24, 48))
+    case, maps, sown = features(name, settings)
+    for i in range(1, 5):
+        assert_close(case, f"{stage}{i}", sown[f"map{i}"])
+    file = rule_file(name)[1]
+    head = "head" if publisher == "torchvision" else "head.fc"
+    logits = maps[3].mean((2, 3)) @ file[f"{head}.weight"].T + file[f"{head}.bias"]
+    assert_close(case, "logits", logits)
+    variables = convert.backbone_from_torch(file, settings)
+    assert_same(convert.backbone_to_torch(variables, settings, publisher), file)
+
+
+def detectron2_name(name):
+    """What detectron2's script for torchvision's ResNets makes of an entry's name."""
+    name = name if "layer" in name else f"stem.{name}"
+    for i in range(1, 5):
+        name = name.replace(f"layer{i}", f"res{i + 1}").replace(f"bn{i}", f"conv{i}.norm")
+    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+def test_resnet_50_of_detectron2_is_torchvision_s():
+    file = counted(golden.load("hf/torchvision_resnet50"))
+    renamed = {detectron2_name(name): array for name, array in file.items()}
+    assert {"stem.conv1.norm.running_var", "res2.0.shortcut.norm.bias", "res5.2.conv3.weight"} <= renamed.keys()
+    settings = config("resnet50")
+    variables = convert.backbone_from_torch(renamed, settings)
+    expected = convert.backbone_from_torch(file, settings)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], expected["params"])
+    assert_same(convert.backbone_to_torch(variables, settings, "detectron2"), renamed)
+
+
+def test_detectron2_s_pickle_is_read(tmp_path):
+    file = small_file("resnet50", "detectron2")
+    content = {"model": file, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    variables = convert.backbone_from_torch(convert.read(tmp_path / "R-50.pkl"), SMALL["resnet50"])
+    expected = small_variables("resnet50")["params"]
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], expected)
+
+
 SMALL = {
     "resnet50": config("resnet50", depths=(1, 1, 1, 1), widths=(2, 3, 4, 5)),
     "pvt_v2_b0": config("pvt_v2_b0", depths=(1, 1, 2, 1), widths=(2, 4, 10, 8)),
@@ -136,11 +184,13 @@ PUBLISHERS = [
     ("resnet50", "torchvision"),
     ("resnet50", "avsegformer"),
     ("resnet50", "huggingface"),
+    ("resnet50", "detectron2"),
     ("pvt_v2_b0", "authors"),
     ("pvt_v2_b0", "timm"),
     ("pvt_v2_b0", "huggingface"),
     ("swin_t", "authors"),
     ("swin_t", "timm"),
+    ("swin_t", "torchvision"),
     ("swin_t", "huggingface"),
     ("swin_b", "authors"),
     ("swin_b", "huggingface"),
@@ -222,9 +272,7 @@ def test_a_detectors_file_does_not_make_a_classifier():
         convert.backbone_from_torch(small_file("swin_b", "authors"), settings)
 
 
-@pytest.mark.parametrize(
-    "name, publisher", [("resnet50", "authors"), ("swin_b", "timm"), ("swin_t", "torchvision")]
-)
+@pytest.mark.parametrize("name, publisher", [("resnet50", "authors"), ("swin_b", "timm"), ("swin_t", "detectron2")])
 def test_an_unknown_publisher_is_named(name, publisher):
     with pytest.raises(convert.ConversionError, match=f"{publisher!r} does not publish {name}; known are"):
         convert.backbone_to_torch({"params": {}}, SMALL[name], publisher)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from avs_jax.convert.rules import Table
 from avs_jax.convert.tables import avsegformer, backbones, tpavi
 
@@ -21,6 +23,9 @@ def kept_apart(config_model) -> tuple[str, ...]:
     return _KEPT_APART.get(config_model.name, ())
 
 
-def vggish(config_vggish) -> Table:
-    """The table of VGGish alone."""
+def vggish(config_vggish, found: Iterable[str] = ()) -> Table:
+    """The table of VGGish alone: PyTorch's, or TensorFlow's where the names in a file are those."""
+    first = next((name for name in found if name.startswith("vggish/")), "")
+    if first:
+        return backbones.vggish_tensorflow(config_vggish, ":0" if first.endswith(":0") else "")
     return backbones.vggish(config_vggish, "", "")

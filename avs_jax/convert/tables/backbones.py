@@ -1,11 +1,11 @@
-"""Tables of the backbones, under the names that AVSegFormer and AVSBench give them."""
+"""Tables of the backbones, under the names that AVSegFormer and AVSBench give them; VGGish under TensorFlow's, too."""
 
 from __future__ import annotations
 
 from avs_jax.backbones import pvt_v2, resnet, swin
 from avs_jax.backbones import vggish as audio
 from avs_jax.convert.tables import swin as swin_tables
-from avs_jax.convert.tables.parts import Entries, batch_norm, conv, dead, linear, norm
+from avs_jax.convert.tables.parts import Entries, batch_norm, conv, dead, linear, norm, weight
 
 RESNET_STAGES = ("layer1", "layer2", "layer3_1", "layer4_1")
 RESNET_UNUSED_STAGES = {"layer3_2": 2, "layer4_2": 3}  # copies of the last two stages that no configuration runs
@@ -101,4 +101,25 @@ def vggish(config, source: str, target: str) -> Entries:
     widths = (audio.FLAT_POSITIONS * inputs, config.hidden_dim, config.hidden_dim, config.embedding_dim)
     for i in range(3):
         entries += linear(f"{source}embeddings.{2 * i}", f"{target}fc{i}", widths[i], widths[i + 1])
+    return entries
+
+
+def vggish_tensorflow(config, suffix: str) -> Entries:
+    """VGGish as it was first released, a checkpoint of TensorFlow: kernels lie as ours do.
+
+    `suffix` ends every name: ":0" where TensorFlow's variables were listed, nothing where its checkpoint was.
+    """
+    layers, inputs = [], 1
+    for stage, (width, convs) in enumerate(zip(config.widths, audio.CONVS_PER_STAGE, strict=True), 1):
+        for i in range(convs):
+            name = f"conv{stage}" if convs == 1 else f"conv{stage}/conv{stage}_{i + 1}"
+            layers.append((name, f"conv{stage - 1}_{i}", (3, 3, inputs, width)))
+            inputs = width
+    widths = (audio.FLAT_POSITIONS * inputs, config.hidden_dim, config.hidden_dim, config.embedding_dim)
+    for i, name in enumerate(("fc1/fc1_1", "fc1/fc1_2", "fc2")):
+        layers.append((name, f"fc{i}", widths[i : i + 2]))
+    entries = []
+    for name, target, shape in layers:
+        entries.append(weight(f"vggish/{name}/weights{suffix}", shape, f"{target}/kernel"))
+        entries.append(weight(f"vggish/{name}/biases{suffix}", shape[-1:], f"{target}/bias"))
     return entries

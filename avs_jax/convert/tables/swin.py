@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 
 from avs_jax.backbones import swin
 from avs_jax.convert.rules import Dead, Rule, stacked_linears, stacked_vectors
 from avs_jax.convert.tables.parts import Entries, conv, linear, norm, weight
 
 PROJECTIONS = ("query", "key", "value")
+INDEX = "relative_position_index"
 
 
 def entries(config, source: str, target: str) -> Entries:
@@ -57,6 +60,13 @@ def shift_masks(config) -> Entries:
     ]
 
 
+def flat_index(entry: Rule | Dead) -> Rule | Dead:
+    """The same entry; an index into the table of biases as torchvision keeps it, in one row."""
+    if not entry.source.endswith(INDEX):
+        return entry
+    return dataclasses.replace(entry, shape=(math.prod(entry.shape),), value=lambda: entry.value().ravel())
+
+
 def _block(stages: swin.Architecture, i: int, pair: int, source: str, target: str) -> Entries:
     width, hidden = stages.widths[i], swin.MLP_RATIO * stages.widths[i]
     table = norm(f"{source}.norm1", f"{target}/norm1", width, pair)
@@ -79,7 +89,7 @@ def _attention_inputs(source: str, target: str, width: int, pair: int) -> Entrie
 
 def _position_bias(source: str, target: str, window: int, heads: int, pair: int) -> Entries:
     """The table of biases, and the index into it, which follows from the window; timm's files lack the index."""
-    table, index = f"{source}.relative_position_bias_table", f"{source}.relative_position_index"
+    table, index = f"{source}.relative_position_bias_table", f"{source}.{INDEX}"
     make = functools.partial(swin.relative_position_index, window)
     return [
         weight(table, ((2 * window - 1) ** 2, heads), f"{target}/relative_position_bias", block=pair),
