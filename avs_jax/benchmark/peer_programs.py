@@ -49,6 +49,8 @@ def create(config, component: str, mode: str, options: Options) -> Peer:
     sizes = Sizes.of(config, training, supervised_only=False)
     with torch.device(options.device):
         module = _module(config.model, component, sizes).train(training)
+        if not training:
+            module.requires_grad_(False)
         inputs = _inputs(config.model, component, sizes)
         masks = torch.randint(0, 2, (sizes.num_frames, *sizes.image))
     forward = torch.compile(module) if options.compile else module

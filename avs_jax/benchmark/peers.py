@@ -1,8 +1,8 @@
 """AVSegFormer's parts in PyTorch, out of public packages: what `--against torch` compares with.
 
 Backbones are timm's, the deformable encoder is transformers' (Deformable DETR, with PyTorch's grid_sample), decoders
-are torch.nn's. They compute what the parts here compute, as an author would write it: no use is made of the algebra that
-saves work here. Maps are NCHW.
+are torch.nn's. They compute what the parts here compute, as an author would write it: no use is made of the algebra
+that saves work here. Maps are NCHW.
 """
 
 from __future__ import annotations

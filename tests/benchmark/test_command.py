@@ -1,0 +1,53 @@
+"""The command itself, from a configuration to tables and JSON."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = ROOT / "tests/integration/tiny.py"
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "avs_jax.benchmark", "--config", str(CONFIG), "--seconds=0", *arguments]
+    quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling is what takes the time
+    return subprocess.run(command, cwd=ROOT, env=quick, capture_output=True, text=True, timeout=300)
+
+
+def test_measurements_are_printed_and_written(tmp_path):
+    done = run("--components=model,decoder", "--modes=predict,forward", "--rounds=1", f"--json={tmp_path / 'a.json'}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert [(r["component"], r["mode"]) for r in found["results"]] == [
+        ("model", "predict"),
+        ("decoder", "forward"),
+    ]
+    for result in found["results"]:
+        assert result["frames"] == 10
+        assert result["ms_per_frame"] == 1e3 * result["seconds"]["wall"] / 10
+        assert 0 < result["mfu"] < 1
+        assert result["gflop_per_frame"] > 0
+        made = result["compilation"]
+        assert made["instructions"] > 100
+        assert made["peak_bytes"] > made["temporary_bytes"] > 0
+        assert 0 < made["warm_seconds"] < made["cold_seconds"]
+    assert found["machine"]["versions"]["jax"] and found["ceiling"]["flops_per_second"] > 1e9
+    assert "| decoder   | forward |" in done.stdout
+
+
+def test_a_sweep_is_fitted_and_drawn(tmp_path):
+    plot, written = tmp_path / "a.svg", tmp_path / "a.json"
+    done = run("--sweep=batch", "--values=1,2", "--modes=forward", f"--plot={plot}", f"--json={written}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(written.read_text())
+    assert found["values"] == [1, 2]
+    assert found["fits"]["peak_bytes"]["slope"] > 0
+    assert plot.read_text().startswith("<svg")
+
+
+def test_a_wrong_name_is_refused_in_one_line():
+    done = run("--components=encoderr")
+    assert done.returncode == 1
+    assert "--components=encoderr: one of model, backbone" in done.stderr
