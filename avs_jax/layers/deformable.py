@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ from flax.typing import Dtype, Initializer
 
 from avs_jax.layers import sampling
 from avs_jax.layers.attention import merge_heads, split_heads
-from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
+from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, gelu, xavier_uniform
 from avs_jax.layers.sampling import Shapes
 
 
@@ -101,6 +102,7 @@ class DeformableEncoderLayer(nn.Module):
     kernel_init: Initializer | None = None  # of the feed-forward
     form: sampling.Form = "auto"
     dtype: Dtype = jnp.float32
+    activation: Callable[[jax.Array], jax.Array] = gelu  # of the feed-forward
 
     @nn.compact
     def __call__(
@@ -113,7 +115,6 @@ class DeformableEncoderLayer(nn.Module):
         )
         update = attention(tokens + position, reference, tokens, shapes)
         tokens = LayerNorm(dtype=self.dtype, name="norm1")(tokens + drop(update))
-        update = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")(
-            tokens, deterministic
-        )
+        ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, self.activation, name="ffn")
+        update = ffn(tokens, deterministic)
         return LayerNorm(dtype=self.dtype, name="norm2")(tokens + drop(update))

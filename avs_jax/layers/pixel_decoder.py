@@ -1,0 +1,96 @@
+"""Mask2Former's pixel decoder (Cheng et al., CVPR 2022, section 3.2): deformable attention, then one step of an FPN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+
+from avs_jax.layers import sampling
+from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
+from avs_jax.layers.deformable import DeformableEncoderLayer
+from avs_jax.layers.position import cell_centres, sine_position_encoding
+from avs_jax.layers.resize import resize_bilinear
+
+NUM_LEVELS = 3  # that deformable attention joins: 1/32, 1/16, 1/8
+_xavier = xavier_uniform()
+_zeros = nn.initializers.zeros
+_fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+
+class PixelDecoder(nn.Module):
+    """A backbone's four maps -> mask features at 1/4, and three maps for the decoder's attention.
+
+    With `remat`, a layer's intermediate values are computed again for the gradient instead of being kept.
+    The tokens after each layer are sown as `encoder_0`, `encoder_1`, ...
+    """
+
+    features: int = 256
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    ffn_dim: int = 1024
+    form: sampling.Form = "auto"
+    remat: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """From maps (N, H / s, W / s, C_s), s = 4, 8, 16, 32.
+
+        Returns:
+          The mask features (N, H / 4, W / 4, D) and the maps (N, H / s, W / s, D), s = 32, 16, 8: the coarsest first.
+        """
+        finest, *others = maps
+        levels = [self._project(i, feature) for i, feature in enumerate(reversed(others))]
+        levels = self._encode(levels)
+
+        x = Dense(self.features, False, _fan_in, dtype=self.dtype, name="lateral_conv")(finest)
+        x = GroupNorm(dtype=self.dtype, name="lateral_norm")(x)
+        x = x + resize_bilinear(levels[-1], finest.shape[1:3])
+        x = Conv(
+            self.features, 3, padding=1, use_bias=False, kernel_init=_fan_in, dtype=self.dtype, name="output_conv"
+        )(x)
+        x = nn.relu(GroupNorm(dtype=self.dtype, name="output_norm")(x))
+        mask_features = self._dense(_fan_in, "mask_features")(x)
+        return mask_features, tuple(levels)
+
+    def _project(self, level: int, feature: jax.Array) -> jax.Array:
+        """Brings a map to D channels."""
+        feature = self._dense(_xavier, f"input_conv_{level}")(feature)
+        return GroupNorm(dtype=self.dtype, name=f"input_norm_{level}")(feature)
+
+    def _encode(self, levels: Sequence[jax.Array]) -> list[jax.Array]:
+        """Deformable self-attention over the cells of all maps (N, h_l, w_l, D) together."""
+        shapes = tuple(feature.shape[1:3] for feature in levels)
+        tokens = jnp.concatenate([feature.reshape(len(feature), -1, self.features) for feature in levels], axis=1)
+        level_embed = self.param("level_embed", nn.initializers.normal(1.0), (NUM_LEVELS, self.features), jnp.float32)
+        position = jnp.concatenate(
+            [map_position(shape, self.features) + embed for shape, embed in zip(shapes, level_embed, strict=True)],
+            axis=1,
+        ).astype(self.dtype)
+        centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], NUM_LEVELS, 2))
+
+        make = nn.remat(DeformableEncoderLayer, static_argnums=(4, 5)) if self.remat else DeformableEncoderLayer
+        for i in range(self.num_layers):
+            layer = make(
+                self.num_heads, self.num_points, self.ffn_dim, 0.0, _xavier, self.form, self.dtype, nn.relu,
+                name=f"layer_{i}",
+            )  # fmt: skip
+            tokens = layer(tokens, position, centres, shapes, True)
+            self.sow("intermediates", f"encoder_{i}", tokens)
+        ends = np.cumsum([h * w for h, w in shapes])
+        parts = jnp.split(tokens, ends[:-1], axis=1)
+        return [part.reshape(len(part), *shape, -1) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _dense(self, kernel_init: nn.initializers.Initializer, name: str) -> Dense:
+        return Dense(self.features, kernel_init=kernel_init, bias_init=_zeros, dtype=self.dtype, name=name)
+
+
+def map_position(shape: tuple[int, int], features: int) -> jax.Array:
+    """The normalised sine encoding of the cells of a map of (h, w), row by row: (1, h w, features) float32."""
+    return sine_position_encoding(jnp.ones((1, *shape), bool), features // 2, normalize=True).reshape(1, -1, features)
