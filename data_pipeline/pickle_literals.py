@@ -28,6 +28,13 @@ class Source:
             raise BadPickle("is cut short")
         return self.content[start : self.position]
 
+    def byte(self) -> int:
+        """The next byte."""
+        position, self.position = self.position, self.position + 1
+        if position >= len(self.content):
+            raise BadPickle("is cut short")
+        return self.content[position]
+
     def unsigned(self, size: int) -> int:
         """A number of `size` bytes."""
         return int.from_bytes(self.take(size), "little")
@@ -86,7 +93,7 @@ def _quoted(line: bytes) -> str:
     return codecs.escape_decode(line[1:-1])[0].decode("latin1")
 
 
-LITERALS: dict[bytes, _Literal] = {
+_BY_NAME: dict[bytes, _Literal] = {
     pickle.NONE: lambda _: None,
     pickle.NEWTRUE: lambda _: True,
     pickle.NEWFALSE: lambda _: False,
@@ -114,4 +121,6 @@ LITERALS: dict[bytes, _Literal] = {
     pickle.STRING: _line(_quoted),
     pickle.UNICODE: _line(lambda line: line.decode("raw-unicode-escape")),
 }
+
+LITERALS = {name[0]: literal for name, literal in _BY_NAME.items()}
 """What each opcode reads."""
