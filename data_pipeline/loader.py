@@ -84,9 +84,14 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         batches = self._dataset.to_iter_dataset(read_options=_read_options(self._options))
-        if self._options.workers:
-            batches = batches.mp_prefetch(_multiprocessing(self._options))
-        return iter(batches)
+        workers = min(self._options.workers, len(self))
+        if workers:
+            batches = batches.mp_prefetch(_multiprocessing(dataclasses.replace(self._options, workers=workers)))
+        iterator = iter(batches)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()  # ends the processes that read ahead, and frees the memory that they share
 
 
 def train_batches(records: str | os.PathLike, split: str, options: LoaderOptions) -> TrainBatches:
