@@ -1,4 +1,4 @@
-"""PyTorch's files, as PyTorch wrote them (fixtures/make_torch_fixtures.py), damaged, and hostile."""
+"""PyTorch's files, as PyTorch wrote them (fixtures/make_torch_fixtures.py), and damaged."""
 
 import collections
 import os
@@ -136,95 +136,36 @@ def test_what_pytorch_has_no_place_for_is_not_saved(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_large_files_are_mapped_not_copied(tmp_path):
-    array = np.arange(1 << 22, dtype=np.float32)
-    torch_file.save(tmp_path / "x.pth", {"x": array})
+def write_stream(path, arrays):
+    """One float32 array in the form before PyTorch 1.6."""
+    ((name, array),) = arrays.items()
+    size = b"J" + struct.pack("<i", array.size)
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + size + b"tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00(" + size + b"t(K\x01t\x89}tR"
+    pickled = b"\x80\x02}X" + struct.pack("<I", len(name)) + name.encode() + tensor + b"s."
+    header = (pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    with open(path, "wb") as file:
+        file.write(b"".join(header) + pickled + pickle.dumps(["0"], 2) + struct.pack("<q", array.size))
+        array.tofile(file)
+
+
+@pytest.mark.parametrize("write", [torch_file.save, write_stream])
+def test_large_files_are_mapped_not_copied(tmp_path, write):
+    """What reading takes in memory comes on top of the file's own pages, of which a use needs each once."""
+    array = np.arange(1 << 24, dtype=np.float32)
+    write(tmp_path / "x.pth", {"x": array})
     tracemalloc.start()
     found = torch_file.load(tmp_path / "x.pth")["x"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < array.nbytes / 50
-    assert not found.flags.writeable and found.ctypes.data % 64 == 0
+    assert not found.flags.writeable and not found.flags.owndata
     np.testing.assert_array_equal(found, array)
 
 
-# Hostile files
-
-
-class Run:
-    """Pickles as a call: what a harmful file looks like."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-def in_zip(path, pickled):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/version", "3\n")
-
-
-def in_stream(path, pickled):
-    magic, version = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
-    path.write_bytes(magic + version + pickle.dumps({"little_endian": True}, 2) + pickled + pickle.dumps([], 2))
-
-
-def in_tensor(path, pickled):
-    inner = b"B" + struct.pack("<I", len(pickled)) + pickled
-    path.write_bytes(b"\x80\x03ctorch.storage\n_load_from_bytes\n(" + inner + b"tR.")
-
-
-@pytest.mark.parametrize("write", [in_zip, in_stream, in_tensor, pathlib.Path.write_bytes])
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_code_is_refused_and_not_run(tmp_path, write, protocol):
-    trace = tmp_path / "was_run"
-    pickled = pickle.dumps({"model": [Run(os.mkdir, str(trace))]}, protocol)
-    write(tmp_path / "x.pkl", pickled)
-    with pytest.raises(torch_file.RefusedPickle, match=r"x\.pkl: asks for 'posix\.mkdir'.*To mend it"):
-        torch_file.load(tmp_path / "x.pkl")
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize("function", [eval, exec, getattr, __import__, np.load, np.fromfile, open, bytearray])
-def test_other_functions_are_refused(tmp_path, function):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Run(function, "x"), 2))
-    with pytest.raises(torch_file.RefusedPickle, match="which is not on the list"):
-        torch_file.load(tmp_path / "x.pkl")
-
-
-TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n("
-STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
-
-
-@pytest.mark.parametrize(
-    "pickled",
-    [
-        TENSOR + STORAGE + b"K\x00(K\x05t(K\x01t\x89}tR",  # five elements of four
-        TENSOR + STORAGE + b"K\x01(K\x02K\x02t(K\x02K\x01t\x89}tR",  # beyond the end with the offset
-        TENSOR + STORAGE + b"J\xff\xff\xff\xff(K\x02t(K\x01t\x89}tR",  # before the start
-        TENSOR + STORAGE + b"K\x03(K\x02t(J\xff\xff\xff\xfft\x89}tR",  # backwards
-        TENSOR + STORAGE + b"K\x00(K\x02t(K\x01K\x01t\x89}tR",  # more strides than axes
-        # A storage that is itself a tensor of one element repeated a thousand times.
-        TENSOR + TENSOR + STORAGE + b"K\x00(M\xe8\x03t(K\x00t\x89}tR" + b"K\x00(M\xe8\x03t(K\x01t\x89}tR",
-        # Changing a function of the list, or numpy's own reconstruction with a state from the file.
-        b"ctorch._utils\n_rebuild_tensor_v2\n(N}X\x09\x00\x00\x00_functionctorch\nSize\nstb",
-        b"ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb",
-        b"ctorch.nn.parameter\nParameter\n(N}X\x01\x00\x00\x00aK\x01stb",
-        b"cnumpy\ndtype\n(X\x01\x00\x00\x00OtR",  # arrays of objects
-        b"cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR(K\x03X\x01\x00\x00\x00<tb",  # a state cut short
-        b"(X\x06\x00\x00\x00moduletQ",  # not a storage
-    ],
-)
-def test_harmful_pickles_are_refused(tmp_path, pickled):
-    storage = pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16)
-    magic, version = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
-    system = pickle.dumps({"little_endian": True}, 2)
-    (tmp_path / "x.pth").write_bytes(magic + version + system + b"\x80\x02" + pickled + b"." + storage)
-    with pytest.raises(BadFile, match=r"x\.pth: is no readable pickle"):
-        torch_file.load(tmp_path / "x.pth")
+def test_storages_begin_where_vector_loads_want_them(tmp_path):
+    torch_file.save(tmp_path / "x.pth", {"x": BASE, "y": BASE[:5], "z": BASE})
+    assert all(array.ctypes.data % 64 == 0 for array in torch_file.load(tmp_path / "x.pth").values())
 
 
 # Damaged files
@@ -278,5 +219,5 @@ def test_files_that_are_something_else(tmp_path):
     for name, what in expected.items():
         with pytest.raises(BadFile, match=f"{name}: .*{what}"):
             torch_file.load(tmp_path / name)
-    with pytest.raises(BadFile, match="cannot be read"):
+    with pytest.raises(BadFile, match="is a folder"):
         torch_file.load(tmp_path)
