@@ -20,6 +20,7 @@ class VGGish(nn.Module):
     The feature map is flattened in (time, mel, channel) order, as the published weights expect. Fresh kernels are He
     normal and biases 0, so that a network without any normalisation learns from scratch (with PyTorch's defaults every
     layer shrinks the signal, and after nine of them all sounds look alike). Pooled maps are sown as `pool0` to `pool3`.
+    With `hidden_dim` 0 there are no fully connected layers: the last pooled map (N, 6, 4, widths[3]) is the result.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -35,6 +36,8 @@ class VGGish(nn.Module):
                 x = nn.relu(Conv(width, 3, padding=1, name=f"conv{stage}_{conv}", dtype=self.dtype, **INIT)(x))
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
             self.sow("intermediates", f"pool{stage}", x)
+        if not self.hidden_dim:
+            return x
         x = x.reshape(x.shape[0], -1)
         for layer, features in enumerate((self.hidden_dim, self.hidden_dim, self.embedding_dim)):
             x = nn.relu(Dense(features, name=f"fc{layer}", dtype=self.dtype, **INIT)(x))
