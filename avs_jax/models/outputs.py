@@ -28,6 +28,16 @@ class TPAVIOutputs:
     audio_features: tuple[jax.Array | None, ...]  # four (B, T, D), float32; None where a stage does not meet the sound
 
 
+@struct.dataclass
+class VCTOutputs:
+    """B clips of T frames of H x W pixels; L predictions, the last one final, by Q queries; h, w = H / 4, W / 4."""
+
+    class_logits: jax.Array  # (L, B, T, Q, C + 1), float32; class 0 is the background, the last one "no object"
+    mask_logits: jax.Array  # (L, B, T, Q, h, w), float32
+    frame_valid: jax.Array  # (B, T), bool: frames without are left empty
+    prototype_logits: jax.Array | None = None  # (B, T, K), float32: how much a frame sounds like each prototype
+
+
 def semantic_scores(outputs: AVSegFormerOutputs | TPAVIOutputs, image_size: tuple[int, int]) -> jax.Array:
     """Probabilities (B, T, *image_size, classes), float32: sigmoid of a single class, else softmax over the classes.
 
