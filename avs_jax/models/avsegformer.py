@@ -32,6 +32,7 @@ from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres, sine_position_encoding
 from avs_jax.layers.resize import resize_bilinear
+from avs_jax.models.inputs import audio_embedding
 from avs_jax.models.outputs import AVSegFormerOutputs
 
 xavier = xavier_uniform()  # of every kernel and embedding of the head, except where the layers say otherwise
@@ -79,14 +80,8 @@ class AVSegFormer(nn.Module):
 
     def audio_tokens(self, inputs: Mapping[str, jax.Array]) -> jax.Array:
         """One token (N, 1, D) a frame, of its own second of sound."""
-        if "audio_embedding" in inputs:
-            embedding = inputs["audio_embedding"]
-            embedding = embedding.reshape(-1, embedding.shape[-1])
-        else:
-            log_mel = inputs["log_mel"]
-            embedding = self.vggish(log_mel.reshape(-1, *log_mel.shape[2:]))
-        if self.config.vggish.frozen:
-            embedding = jax.lax.stop_gradient(embedding)
+        embedding = audio_embedding(inputs, self.vggish, self.config.vggish.frozen)
+        embedding = embedding.reshape(-1, embedding.shape[-1])
         self.sow("intermediates", "audio_embedding", embedding)
         audio = self.audio_proj(embedding)[:, None]
         self.sow("intermediates", "audio_feat", audio)

@@ -26,6 +26,7 @@ from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.layers.blocks import BatchNorm, Conv, Dense, LayerNorm
 from avs_jax.layers.resize import resize_bilinear
+from avs_jax.models.inputs import audio_embedding
 from avs_jax.models.outputs import TPAVIOutputs
 
 DILATIONS = (3, 6, 12, 18)
@@ -60,20 +61,10 @@ class TPAVI(nn.Module):
         maps = self.backbone(frames.reshape(-1, *frames.shape[2:]), train)
         for i, feature in enumerate(maps):
             self.sow("intermediates", f"backbone_{i}", feature)
-        outputs = self.head(maps, self.audio_embedding(inputs), inputs.get("frame_valid", jnp.ones(clips, bool)), train)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
-
-    def audio_embedding(self, inputs: Mapping[str, jax.Array]) -> jax.Array:
-        """VGGish's embedding (B, T, 128) of each frame's own second of sound."""
-        if "audio_embedding" in inputs:
-            embedding = inputs["audio_embedding"]
-        else:
-            log_mel = inputs["log_mel"]
-            embedding = self.vggish(log_mel.reshape(-1, *log_mel.shape[2:])).reshape(*log_mel.shape[:2], -1)
-        if self.config.vggish.frozen:
-            embedding = jax.lax.stop_gradient(embedding)
+        embedding = audio_embedding(inputs, self.vggish, self.config.vggish.frozen)
         self.sow("intermediates", "audio_embedding", embedding)
-        return embedding
+        outputs = self.head(maps, embedding, inputs.get("frame_valid", jnp.ones(clips, bool)), train)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), outputs)
 
 
 class Head(nn.Module):
