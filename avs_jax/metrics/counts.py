@@ -45,20 +45,22 @@ def binary_statistics(scores: jax.Array, masks: jax.Array) -> jax.Array:
 
 @jax.jit
 def class_statistics(scores: jax.Array, masks: jax.Array) -> jax.Array:
-    """Pixels of each frame and class: of the intersection, the prediction and the truth.
+    """Pixels of each frame and class: of the intersection, the prediction, the truth, and of ignored predictions.
 
     Args:
       scores: (B,T,H,W,C) float32; the prediction is the class of the highest score, the first of equal ones.
-      masks: (B,T,H,W) uint8 class indices; where it is 255, or any index from C on, the prediction is ignored too.
+      masks: (B,T,H,W) uint8 class indices; where it is 255, or any index from C on, the prediction is ignored too:
+        it is counted apart, since one published protocol looks at it.
 
     Returns:
-      (B,T,3,C) int32.
+      (B,T,4,C) int32.
     """
     classes = scores.shape[-1]
     predicted = jnp.argmax(scores, -1).astype(jnp.int32)
-    pairs = masks.astype(jnp.int32) * classes + predicted  # of ignored pixels: beyond the last bin
-    confusion = _histogram(pairs, classes * classes).reshape(*masks.shape[:2], classes, classes)
-    parts = (jnp.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1))
+    pairs = jnp.minimum(masks.astype(jnp.int32), classes) * classes + predicted  # the last row is of ignored pixels
+    table = _histogram(pairs, (classes + 1) * classes).reshape(*masks.shape[:2], classes + 1, classes)
+    confusion, ignored = table[..., :-1, :], table[..., -1, :]
+    parts = (jnp.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-2), confusion.sum(-1), ignored)
     return jnp.stack(parts, axis=-2)
 
 

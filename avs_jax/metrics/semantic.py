@@ -1,7 +1,7 @@
 """Protocols for several classes, 0 the background: figures in float64, from counts of frames in the data set's order.
 
-Every protocol is a function of `counts` (K,T,3,C), as `counts.class_statistics` makes them (intersection, prediction,
-truth), and `valid` (K,T), the annotated frames. beta^2 of F is 0.3 everywhere.
+Every protocol is a function of `counts` (K,T,4,C), as `counts.class_statistics` makes them (intersection, prediction,
+truth, ignored prediction), and `valid` (K,T), the annotated frames. beta^2 of F is 0.3 everywhere.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from avs_jax.metrics import binary
 
 
 def class_scores(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IoU, F and whether a class occurs in prediction or truth, each (..., C), of counts (..., 3, C)."""
-    hits, predicted, truth = np.moveaxis(counts.astype(np.int64), -2, 0)
+    """IoU, F and whether a class occurs in prediction or truth, each (..., C), of counts (..., 4, C)."""
+    hits, predicted, truth, _ = np.moveaxis(counts.astype(np.int64), -2, 0)
     frames = binary.Frames(pixels=predicted.sum(-1, keepdims=True), truth=truth, predicted=predicted, hits=hits)
     union = truth + predicted - hits
     return hits / (union + 2.22e-16), binary.f_measure(frames), union > 0
 
 
 def foreground(counts: np.ndarray) -> binary.Frames:
-    """Counts (..., 3, C) as `Frames` (...,) of one class: whatever is not background."""
-    hits, predicted, truth = np.moveaxis(counts[..., 0].astype(np.int64), -1, 0)
+    """Counts (..., 4, C) as `Frames` (...,) of one class: whatever is not background."""
+    hits, predicted, truth, _ = np.moveaxis(counts[..., 0].astype(np.int64), -1, 0)
     pixels = counts[..., 1, :].sum(-1, dtype=np.int64)
     neither = predicted + truth - hits  # background in the prediction or in the truth
     return binary.Frames(pixels=pixels, truth=pixels - truth, predicted=pixels - predicted, hits=pixels - neither)

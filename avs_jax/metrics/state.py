@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from avs_jax.metrics import binary, semantic
+from avs_jax.metrics import binary, semantic, vct
 from avs_jax.metrics.counts import statistics
 
-BINARY_PROTOCOLS = {"clip": binary.clip, "avsbench": binary.avsbench, "dataset": binary.dataset}
-SEMANTIC_PROTOCOLS = {"clip": semantic.clip, "avss": semantic.avss, "dataset": semantic.dataset}
+BINARY_PROTOCOLS = {"clip": binary.clip, "avsbench": binary.avsbench, "dataset": binary.dataset, "vct": vct.binary}
+SEMANTIC_PROTOCOLS = {"clip": semantic.clip, "avss": semantic.avss, "dataset": semantic.dataset, "vct": vct.semantic}
 
 Array = jax.Array | np.ndarray
 
@@ -31,7 +31,7 @@ class Statistics:
       num_classes: 1, or more than one with class 0 the background.
       clip_index: (K,) int64, ascending: each clip's position in the data set.
       valid: (K,T) bool: the annotated frames.
-      counts: (K,T,2,256) or (K,T,3,C) int32, see `counts.binary_statistics` and `counts.class_statistics`.
+      counts: (K,T,2,256) or (K,T,4,C) int32, see `counts.binary_statistics` and `counts.class_statistics`.
     """
 
     num_classes: int
@@ -42,7 +42,7 @@ class Statistics:
     @classmethod
     def empty(cls, num_classes: int = 1) -> Statistics:
         """The state before the first clip."""
-        shape = (0, 0, 2, 256) if num_classes == 1 else (0, 0, 3, num_classes)
+        shape = (0, 0, 2, 256) if num_classes == 1 else (0, 0, 4, num_classes)
         return cls(num_classes, np.zeros(0, np.int64), np.zeros((0, 0), bool), np.zeros(shape, np.int32))
 
     @classmethod

@@ -38,11 +38,32 @@ class VCTOutputs:
     prototype_logits: jax.Array | None = None  # (B, T, K), float32: how much a frame sounds like each prototype
 
 
-def semantic_scores(outputs: AVSegFormerOutputs | TPAVIOutputs, image_size: tuple[int, int]) -> jax.Array:
-    """Probabilities (B, T, *image_size, classes), float32: sigmoid of a single class, else softmax over the classes.
+def semantic_scores(outputs: AVSegFormerOutputs | TPAVIOutputs | VCTOutputs, image_size: tuple[int, int]) -> jax.Array:
+    """Scores (B, T, *image_size, classes), float32, of the classes at every pixel.
 
-    Scores of another size than `image_size` (height, width) are resized bilinearly.
+    They are probabilities: sigmoid of a single class, else softmax over the classes. Of VCT with one class, too (the
+    softmax over background and object); with several classes its scores are sums over queries, see `query_scores`.
+    Maps of another size than `image_size` (height, width) are resized bilinearly.
     """
+    if isinstance(outputs, VCTOutputs):
+        scores = query_scores(outputs, image_size)
+        return jax.nn.softmax(scores, axis=-1)[..., 1:] if scores.shape[-1] == 2 else scores
     logits = outputs.mask_logits.astype(jnp.float32)
     scores = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits, axis=-1)
     return resize_bilinear(scores, image_size)
+
+
+def query_scores(outputs: VCTOutputs, image_size: tuple[int, int]) -> jax.Array:
+    """Sums over queries of class probability times mask probability: (B, T, *image_size, C) float32, in [0, Q].
+
+    Of the final prediction; "no object" is left out, and so are frames that are not valid: their scores are 0. Masks
+    are brought to four times their size, the frames', and the sums to `image_size` (height, width), both bilinearly.
+    """
+    classes = jax.nn.softmax(outputs.class_logits[-1], axis=-1)[..., :-1]  # (B, T, Q, C)
+    masks = jnp.moveaxis(outputs.mask_logits[-1], 2, -1)  # (B, T, h, w, Q)
+    height, width = masks.shape[2:4]
+    with jax.default_matmul_precision("float32"):
+        masks = jax.nn.sigmoid(resize_bilinear(masks, (4 * height, 4 * width)))
+        scores = jnp.einsum("bthwq,btqc->bthwc", masks, classes)
+        scores = jnp.where(outputs.frame_valid[:, :, None, None, None], scores, 0)
+        return resize_bilinear(scores, image_size)

@@ -53,8 +53,10 @@ def test_class_counts_against_counting():
     scores = rng.random((2, 2, 6, 6, 5), np.float32).round(1)  # with ties
     masks = rng.choice(np.array([0, 1, 2, 4, 255], np.uint8), (2, 2, 6, 6))
     found = np.asarray(metrics.statistics(scores, masks))
-    assert found.shape == (2, 2, 3, 5) and found.dtype == np.int32
+    assert found.shape == (2, 2, 4, 5) and found.dtype == np.int32
     predicted = scores.argmax(-1)
     for clip, frame, c in np.ndindex(2, 2, 5):
-        p, g = (a[clip, frame][masks[clip, frame] != 255] == c for a in (predicted, masks))
-        assert found[clip, frame, :, c].tolist() == [(p & g).sum(), p.sum(), g.sum()]
+        kept = masks[clip, frame] != 255
+        p, g = (a[clip, frame] == c for a in (predicted, masks))
+        expected = [(p & g).sum(), (p & kept).sum(), g.sum(), (p & ~kept).sum()]
+        assert found[clip, frame, :, c].tolist() == expected

@@ -103,8 +103,8 @@ def test_what_does_not_belong_together_is_refused():
 
 
 def test_every_protocol_of_a_number_of_classes():
-    assert set(metrics.protocols(1)) == {"clip", "avsbench", "dataset"}
-    assert set(metrics.protocols(71)) == {"clip", "avss", "dataset"}
+    assert set(metrics.protocols(1)) == {"clip", "avsbench", "dataset", "vct"}
+    assert set(metrics.protocols(71)) == {"clip", "avss", "dataset", "vct"}
     scores, masks, valid = clips()
     for classes in (1, 3):
         statistics = metrics.create("clip", classes).update(np.repeat(scores, classes, -1), masks, valid).statistics
