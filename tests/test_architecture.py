@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-ORDER = ["layers", "backbones", "models", "losses", "predict", "train", "main"]
+ORDER = ["layers", "backbones", "models", "losses", "predict", "train", "benchmark", "main"]
 FORBIDDEN_IN_MODELS = {"grain", "tensorflow_datasets", "librosa", "ml_collections", "orbax", "data_pipeline"}
 
 
