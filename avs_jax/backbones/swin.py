@@ -2,7 +2,8 @@
 
 It is published in two flavours. As a detector's backbone (Mask2Former, VCT) it shifts the windows of every second block
 even where one window covers the map, and normalises each of its four maps. As a classifier it does not shift there and
-normalises its last map alone.
+normalises its last map alone. (Its authors decide by the map's shorter side, torchvision and timm for each side apart:
+the same where images are square.)
 
 The blocks of a stage run as one scan over pairs, plain and shifted windows, with stacked parameters (leading axis:
 pair); in training every block keeps only its matrix products and recomputes the rest.
