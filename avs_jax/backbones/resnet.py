@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from avs_jax.layers.blocks import BatchNorm, Conv
+from avs_jax.layers.blocks import BatchNorm, Conv, relu
 
 DEPTHS = (3, 4, 6, 3)
 WIDTHS = (64, 128, 256, 512)
@@ -38,15 +38,15 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         planes, dtype = self.planes, self.dtype
         y = _conv(planes, 1, name="conv1", dtype=dtype)(x)
-        y = nn.relu(BatchNorm(name="bn1", dtype=dtype)(y, train))
+        y = relu(BatchNorm(name="bn1", dtype=dtype)(y, train))
         y = _conv(planes, 3, stride=self.stride, name="conv2", dtype=dtype)(y)
-        y = nn.relu(BatchNorm(name="bn2", dtype=dtype)(y, train))
+        y = relu(BatchNorm(name="bn2", dtype=dtype)(y, train))
         y = _conv(EXPANSION * planes, 1, name="conv3", dtype=dtype)(y)
         y = BatchNorm(name="bn3", dtype=dtype)(y, train)
         if self.project:
             x = _conv(EXPANSION * planes, 1, stride=self.stride, name="shortcut_conv", dtype=dtype)(x)
             x = BatchNorm(name="shortcut_bn", dtype=dtype)(x, train)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         x = _conv(self.widths[0], 7, stride=2, name="conv1", dtype=self.dtype)(x)
-        x = nn.relu(BatchNorm(name="bn1", dtype=self.dtype)(x, train))
+        x = relu(BatchNorm(name="bn1", dtype=self.dtype)(x, train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         self.sow("intermediates", "max_pool", x)
         maps = []

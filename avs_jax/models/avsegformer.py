@@ -28,7 +28,7 @@ from flax.typing import Dtype
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attention_weights, merge_heads, split_heads
-from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
+from avs_jax.layers.blocks import Conv, Dense, GroupNorm, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres, sine_position_encoding
 from avs_jax.layers.resize import resize_bilinear
@@ -212,7 +212,7 @@ class MaskFeature(nn.Module):
         encoded = memory[:, : shape[0] * shape[1]].reshape(frames, *shape, features)
         x = lateral + resize_bilinear(encoded, finest.shape[1:3])
         x = Conv(features, 3, padding=1, kernel_init=xavier, dtype=self.dtype, name="output_conv")(x)
-        x = nn.relu(GroupNorm(dtype=self.dtype, name="output_norm")(x))
+        x = relu(GroupNorm(dtype=self.dtype, name="output_norm")(x))
         self.sow("intermediates", "out_conv", x)
         return x
 
@@ -279,13 +279,13 @@ class MaskPredictor(nn.Module):
         _, height, width, features = mask_feature.shape
 
         x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries)
-        x = nn.relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_0")(x))
-        x = nn.relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(x))
+        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_0")(x))
+        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(x))
         x = Linear(features, dtype=dtype, name="mlp_2")(x)
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
         self.sow("intermediates", "fc_0", x)
         x = resize_bilinear(x, (4 * height, 4 * width))  # no activation before it
-        x = nn.relu(Conv(c.tail_dims[1], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_1")(x))
+        x = relu(Conv(c.tail_dims[1], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_1")(x))
         return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(x)

@@ -24,7 +24,7 @@ from flax.typing import Dtype
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
-from avs_jax.layers.blocks import BatchNorm, Conv, Dense, LayerNorm
+from avs_jax.layers.blocks import BatchNorm, Conv, Dense, LayerNorm, relu
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.inputs import audio_embedding
 from avs_jax.models.outputs import TPAVIOutputs
@@ -96,7 +96,7 @@ class Head(nn.Module):
                 self.sow("intermediates", f"audio_fea_{i}", sound)
                 feature = valid(feature.reshape(maps[i].shape[:3] + feature.shape[-1:]))
             # The released code's residual units rectify their input in place: what the losses see is rectified.
-            features.append(nn.relu(feature))
+            features.append(relu(feature))
             self.sow("intermediates", f"feature_map_{i}", features[-1])
             sounds.append(sound)
 
@@ -215,8 +215,8 @@ class ResidualUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(x)
-        y = nn.relu(Conv(x.shape[-1], 3, padding=1, dtype=self.dtype, name="conv1")(x))
+        x = relu(x)
+        y = relu(Conv(x.shape[-1], 3, padding=1, dtype=self.dtype, name="conv1")(x))
         return Conv(x.shape[-1], 3, padding=1, dtype=self.dtype, name="conv2")(y) + x
 
 
@@ -232,5 +232,5 @@ class MaskPredictor(nn.Module):
         height, width = x.shape[1:3]
         x = Conv(self.hidden[0], 3, padding=1, dtype=self.dtype, name="conv_0")(x)
         x = resize_bilinear(x, (2 * height, 2 * width))  # no activation before it
-        x = nn.relu(Conv(self.hidden[1], 3, padding=1, dtype=self.dtype, name="conv_1")(x))
+        x = relu(Conv(self.hidden[1], 3, padding=1, dtype=self.dtype, name="conv_1")(x))
         return Dense(self.num_classes, dtype=self.dtype, name="conv_2")(x)
