@@ -63,9 +63,11 @@ def to_torch(variables: Mapping, config_model) -> dict[str, np.ndarray]:
 def backbone_from_torch(state_dict: Mapping[str, np.ndarray], config_backbone) -> dict:
     """Turns the published file of a backbone into variables of `avs_jax.backbones.create(config_backbone)`.
 
-    Known are the files of torchvision and Hugging Face (ResNet-50), of the authors, timm and Hugging Face (PVT v2 and
-    Swin, a Swin's in both flavours), and the backbones inside AVSegFormer. A classifier's last layer is left out (it is
-    among the `dead`); a Swin that detects starts from a classifier's file with output norms that change nothing.
+    Known are the files of torchvision, timm, detectron2 (torchvision's weights; MSRA's are another network) and Hugging
+    Face (ResNet-50), of the authors, timm and Hugging Face (PVT v2), of the authors and Hugging Face in both flavours
+    and of timm and torchvision as classifiers (Swin), and the backbones inside AVSegFormer. A classifier's last layer
+    is left out (it is among the `dead`); a Swin that detects starts from a classifier's file with output norms that
+    change nothing.
 
     Raises:
       ConversionError: the entries follow none of these namings, or as in `from_torch`.
@@ -79,7 +81,7 @@ def backbone_to_torch(variables: Mapping, config_backbone, publisher: str) -> di
     Args:
       variables: {"params": tree, "batch_stats": tree}, and `dead` to have the entries that a backbone does not use.
       config_backbone: `config.model.backbone`.
-      publisher: "torchvision", "timm", "huggingface", "authors" or "avsegformer".
+      publisher: "torchvision", "timm", "detectron2", "huggingface", "authors" or "avsegformer".
 
     Raises:
       ConversionError: the publisher has no such backbone, or as in `to_torch`.
@@ -90,7 +92,10 @@ def backbone_to_torch(variables: Mapping, config_backbone, publisher: str) -> di
 def vggish_from_torch(state_dict: Mapping[str, np.ndarray], config_vggish) -> dict:
     """Turns the published VGGish file (`vggish-10086976.pth`) into variables of `avs_jax.backbones.vggish.VGGish`.
 
+    The names of TensorFlow's first release ("vggish/conv1/weights") are known as well, as arrays in a `.safetensors` or
+    `.pkl` file; TensorFlow's own checkpoints are not read.
+
     Raises:
       ConversionError: as in `from_torch`.
     """
-    return rules.from_torch(state_dict, tables.vggish(config_vggish))
+    return rules.from_torch(state_dict, tables.vggish(config_vggish, state_dict))

@@ -49,7 +49,7 @@ def convert_part(found: Mapping[str, np.ndarray], config_model, part: str, publi
     settings = config_model[part]
     if part == "vggish":
         variables, state_dict = _vggish(found, settings)
-        rows = report.rows(state_dict, tables.vggish(settings))
+        rows = report.rows(state_dict, tables.vggish(settings, state_dict))
     else:
         variables, state_dict, naming = _backbone(found, settings, publisher)
         joined = public.join(naming, state_dict)

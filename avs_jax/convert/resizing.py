@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from avs_jax.convert import rules
-from avs_jax.convert.rules import ConversionError, Dead, Rule, Table
+from avs_jax.convert.rules import Dead, Rule, Table
 
 POSITION_BIAS = "relative_position_bias"
 CLASS_HEADS = ("head/predictor/tail_2", "head/predictor/conv_2")  # of AVSegFormer, of TPAVI
@@ -65,7 +65,9 @@ def resized(flat: Mapping[str, np.ndarray], expected: Shapes) -> tuple[dict[str,
             fitting[path] = resize_position_bias(array, new)
         else:
             fitting[path] = array
-    _check(fitting, {path: shape for path, shape in expected.items() if path not in left_out})
+    rules.check(
+        "what to start from", fitting, {path: shape for path, shape in expected.items() if path not in left_out}
+    )
     return fitting, notes
 
 
@@ -131,15 +133,3 @@ def _is_class_head(path: str) -> bool:
 def _is_resizable_bias(path: str, old: tuple[int, ...], new: tuple[int, ...]) -> bool:
     alike = len(old) == len(new) >= 2 and (*old[:-2], old[-1]) == (*new[:-2], new[-1])
     return path.endswith(f"/{POSITION_BIAS}") and alike and all(window(shape[-2]) for shape in (old, new))
-
-
-def _check(found: Mapping[str, np.ndarray], expected: Shapes) -> None:
-    wrong = [f"missing: {path} {shape}" for path, shape in expected.items() if path not in found]
-    wrong += [f"left over: {path} {array.shape}" for path, array in found.items() if path not in expected]
-    wrong += [
-        f"of a wrong shape: {path} {array.shape}, expected {expected[path]}"
-        for path, array in found.items()
-        if path in expected and array.shape != expected[path]
-    ]
-    if wrong:
-        raise ConversionError("the weights to start from do not fit the model\n" + "\n".join(f"  {w}" for w in wrong))

@@ -129,7 +129,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], table: Table) -> dict:
     """
     found = {name: np.asarray(array) for name, array in state_dict.items()}
     table = [entry for entry in table if isinstance(entry, Rule) or entry.required or entry.source in found]
-    _check("state dict", found, {entry.source: entry.shape for entry in table})
+    check("the state dict", found, {entry.source: entry.shape for entry in table})
     dead, placed, stacks = {}, {}, collections.defaultdict(dict)
     for entry in table:
         array = _at_least_float32(found[entry.source])
@@ -159,7 +159,7 @@ def to_torch(variables: Mapping, table: Table) -> dict[str, np.ndarray]:
     dead = {name: np.asarray(array) for name, array in variables.get(DEAD, {}).items()}
     ours = flat(given)
     dead_shapes = {entry.source: entry.shape for entry in table if isinstance(entry, Dead) and entry.source in dead}
-    _check("tree of variables", ours | dead, shapes(table) | dead_shapes)
+    check("the tree of variables", ours | dead, shapes(table) | dead_shapes)
     return {entry.source: _entry(entry, ours, dead) for entry in table}
 
 
@@ -188,8 +188,8 @@ def _at_least_float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if is_half else array
 
 
-def _check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises one ConversionError that lists everything in which `found` differs from what is expected."""
+def check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises one ConversionError that lists everything in which `found` differs from the expected names and shapes."""
     problems = {
         "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in found],
         "left over": [f"{name} {array.shape}" for name, array in found.items() if name not in expected],
@@ -203,6 +203,6 @@ def _check(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, tu
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in problems.items() if names)
         lines = [f"  {kind}: {name}" for kind, names in problems.items() for name in names]
         raise ConversionError(
-            f"the {what} does not fit config.model ({counts}); "
+            f"{what} does not fit config.model ({counts}); "
             "compare its backbone, num_classes and num_queries with the file's\n" + "\n".join(lines)
         )

@@ -80,7 +80,7 @@ def _audio(config) -> Entries:
     widths = (config.vggish.widths[-1], config.audio_mlp_dim, config.audio_mlp_dim, config.embed_dim)
     for i, layer in enumerate(_AUDIO_LAYERS):
         source = f"sem_seg_head.audio_transformation.embeddings.{layer}"
-        table += linear(source, f"audio_mlp/fc{i}", widths[i], widths[i + 1])
+        table += linear(source, f"audio_mlp_{i}", widths[i], widths[i + 1])
     return table
 
 
