@@ -32,7 +32,7 @@ from avs_jax.backbones.vggish import VGGish
 from avs_jax.layers.attention import MultiHeadAttention
 from avs_jax.layers.blocks import Conv, Dense, LayerNorm
 from avs_jax.layers.grouping import GroupingAttention
-from avs_jax.layers.mask_decoder import MaskedDecoder
+from avs_jax.layers.mask_decoder import MaskedDecoder, MaskPredictions
 from avs_jax.layers.pixel_decoder import PixelDecoder
 from avs_jax.models.outputs import VCTOutputs
 
@@ -47,37 +47,12 @@ class VCT(nn.Module):
     config: Any
 
     def setup(self):
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.backbone = backbones.create(c.backbone, dtype)
-        channels = backbones.channels(c.backbone)
-        if c.pre_masks:
-            self.pre_mask_backbone = backbones.create(c.backbone, dtype)
-            self.gate = [ChannelGate(width, dtype) for width in channels]
-        self.vggish = VGGish(c.vggish.widths, hidden_dim=0, dtype=dtype)
-        self.audio_mlp = AudioMLP(c.audio_mlp_dim, c.embed_dim, dtype)
-        if c.fusion != "none":
-            self.fusion = [EarlyFusion(c.fusion, width, dtype) for width in channels]
-        p = c.pixel_decoder
-        self.pixel_decoder = PixelDecoder(
-            c.embed_dim, p.num_layers, c.num_heads, p.num_points, p.ffn_dim, c.deformable, c.remat, dtype
-        )
-        self.query_generator = QueryGenerator(c)
-        released = c.variant == "released"
-        layers = c.decoder.num_layers if released else c.decoder.num_layers // UNIT * UNIT
-        self.decoder = MaskedDecoder(
-            c.num_queries,
-            num_head_classes(c),
-            layers,
-            c.num_heads,
-            c.decoder.ffn_dim,
-            released,
-            released,
-            c.remat,
-            dtype,
-        )
-        if uses_prototypes(c):
-            self.similarity = PrototypeSimilarity(c.variant, dtype)
+        dtype = jnp.dtype(self.config.dtype)
+        self.backbone = backbones.create(self.config.backbone, dtype)
+        if self.config.pre_masks:
+            self.pre_mask_backbone = backbones.create(self.config.backbone, dtype)
 
+    @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> VCTOutputs:
         """Segments what sounds.
 
@@ -86,33 +61,34 @@ class VCT(nn.Module):
         In training, drop path and the Gumbel noise draw from the rng stream "dropout".
 
         Raises:
-          ValueError: H and W are no multiples of 32, or do not have `config.query_generator.num_pixels` at 1/4.
+          ValueError: H and W are no multiples of 32, or do not have `config.query_generator.num_pixels` at 1/4;
+            pre_masks are missing; or a name in `config` is unknown.
         """
-        c, clips = self.config, inputs["frames"].shape[:2]
+        c, p, dtype = self.config, self.config.pixel_decoder, jnp.dtype(self.config.dtype)
+        clips = inputs["frames"].shape[:2]
         self._check_size(*inputs["frames"].shape[2:4])
-        maps = self._look(inputs, train)
         audio = self._listen(inputs["log_mel"])
+        maps = self._look(inputs, train)
         if c.fusion != "none":
-            maps = [fuse(feature, audio) for fuse, feature in zip(self.fusion, maps, strict=True)]
+            maps = [EarlyFusion(c.fusion, dtype, name=f"fusion_{i}")(x, audio) for i, x in enumerate(maps)]
 
-        mask_features, levels = self.pixel_decoder(maps)
+        sizes = c.embed_dim, p.num_layers, c.num_heads, p.num_points, p.ffn_dim
+        mask_features, levels = PixelDecoder(*sizes, c.deformable, c.remat, dtype, name="pixel_decoder")(maps)
         self.sow("intermediates", "mask_features", mask_features)
         for i, level in enumerate(levels):
             self.sow("intermediates", f"multi_scale_{i}", level)
 
         source = mask_features if c.variant == "released" else maps[0]
-        queries, prototypes = self.query_generator(source, audio, train)
-        if c.query_generator.name == "audio":
-            predictions = self.decoder(levels, mask_features, queries)
-        else:
-            predictions = self.decoder((audio, *levels), mask_features, queries, unmasked=(0,))
+        queries, prototypes = QueryGenerator(c, name="query_generator")(source, audio, train)
+        predictions = self._decode(queries, audio, levels, mask_features)
         outputs = VCTOutputs(
             *(x.reshape(len(x), *clips, *x.shape[2:]) for x in predictions),
             frame_valid=inputs.get("frame_valid", jnp.ones(clips, bool)),
         )
         if prototypes is None:
             return outputs
-        return outputs.replace(prototype_logits=self.similarity(audio, prototypes).reshape(*clips, -1))
+        similarity = PrototypeSimilarity(c.variant, dtype, name="similarity")(audio, prototypes)
+        return outputs.replace(prototype_logits=similarity.reshape(*clips, -1))
 
     def _check_size(self, height: int, width: int) -> None:
         g, pixels = self.config.query_generator, height * width // 16
@@ -126,7 +102,7 @@ class VCT(nn.Module):
 
     def _look(self, inputs: Mapping[str, jax.Array], train: bool) -> list[jax.Array]:
         """The backbone's maps, fine to coarse; those of the pre-segmented images are added as far as gates let them."""
-        c = self.config
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
         train = train and not (c.frozen_batch_norm and c.backbone.name.startswith("resnet"))
         maps = self.backbone(_fold(inputs["frames"]), train)
         for i, feature in enumerate(maps):
@@ -138,7 +114,7 @@ class VCT(nn.Module):
         extra = self.pre_mask_backbone(_fold(inputs["pre_masks"]), train)
         fused = []
         for i, (feature, other) in enumerate(zip(maps, extra, strict=True)):
-            gate = self.gate[i](other)
+            gate = ChannelGate(dtype, name=f"gate_{i}")(other)
             self.sow("intermediates", f"channel_gate_{i}", gate)
             fused.append(feature + gate * other)
             self.sow("intermediates", f"fused_{i}", fused[-1])
@@ -146,41 +122,42 @@ class VCT(nn.Module):
 
     def _listen(self, log_mel: jax.Array) -> jax.Array:
         """Audio tokens (N, 6, 4, D), by time and frequency, of each frame's own second of sound."""
-        features = self.vggish(_fold(log_mel))
-        if self.config.vggish.frozen:
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        features = VGGish(c.vggish.widths, hidden_dim=0, dtype=dtype, name="vggish")(_fold(log_mel))
+        if c.vggish.frozen:
             features = jax.lax.stop_gradient(features)
         self.sow("intermediates", "vggish_features", features)
-        audio = self.audio_mlp(features)
+        audio = _mlp(features, (c.audio_mlp_dim, c.audio_mlp_dim, c.embed_dim), dtype, "audio_mlp")
         self.sow("intermediates", "audio_tokens", audio)
         return audio
+
+    def _decode(
+        self, queries: jax.Array, audio: jax.Array, levels: tuple[jax.Array, ...], mask_features: jax.Array
+    ) -> MaskPredictions:
+        """The decoder's predictions; queries that are made of sound, all alike but for learnt ones, read the image."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        released, of_sound, layers = c.variant == "released", c.query_generator.name == "audio", c.decoder.num_layers
+        sizes = layers if released else layers // UNIT * UNIT, c.num_heads, c.decoder.ffn_dim
+        learnt = released or of_sound
+        decoder = MaskedDecoder(
+            c.num_queries, num_head_classes(c), *sizes, learnt, learnt, c.remat, dtype, name="decoder"
+        )
+        if of_sound:
+            return decoder(levels, mask_features, queries)
+        return decoder((audio, *levels), mask_features, queries, unmasked=(0,))
 
 
 class ChannelGate(nn.Module):
     """How much of each channel of a map (N, h, w, C) is let through: (N, 1, 1, C) in [0, 1]."""
 
-    width: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, feature: jax.Array) -> jax.Array:
+        width = feature.shape[-1]
         x = jnp.mean(feature, axis=(1, 2), keepdims=True)
-        x = nn.relu(Dense(max(1, self.width // 16), dtype=self.dtype, name="fc1")(x))
-        return nn.sigmoid(Dense(self.width, dtype=self.dtype, name="fc2")(x))
-
-
-class AudioMLP(nn.Module):
-    """Brings VGGish's features (..., C) to D channels, token by token."""
-
-    hidden: int
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for i, width in enumerate((self.hidden, self.hidden, self.features)):
-            x = nn.relu(x) if i else x
-            x = Dense(width, dtype=self.dtype, name=f"fc{i}")(x)
-        return x
+        x = nn.relu(Dense(max(1, width // 16), dtype=self.dtype, name="fc1")(x))
+        return nn.sigmoid(Dense(width, dtype=self.dtype, name="fc2")(x))
 
 
 class EarlyFusion(nn.Module):
@@ -191,12 +168,12 @@ class EarlyFusion(nn.Module):
     """
 
     kind: str
-    width: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, feature: jax.Array, audio: jax.Array) -> jax.Array:
-        token = Dense(self.width, dtype=self.dtype, name="audio")(jnp.mean(audio, axis=(1, 2), keepdims=True))
+        width = feature.shape[-1]
+        token = Dense(width, dtype=self.dtype, name="audio")(jnp.mean(audio, axis=(1, 2), keepdims=True))
         match self.kind:
             case "multiply":
                 return feature * token
@@ -204,7 +181,7 @@ class EarlyFusion(nn.Module):
                 return feature + token
             case "concat":
                 both = jnp.concatenate([feature, jnp.broadcast_to(token, feature.shape)], axis=-1)
-                return Dense(self.width, dtype=self.dtype, name="both")(both)
+                return Dense(width, dtype=self.dtype, name="both")(both)
         raise ValueError(f"config.model.fusion is {self.kind!r}; known: {', '.join(FUSIONS)}")
 
 
@@ -253,11 +230,8 @@ class QueryGenerator(nn.Module):
     def _aggregate(self, pixels: jax.Array) -> jax.Array:
         """Visual embeddings (N, Q, D): each channel is mixed over the pixels (N, S, D), which have fixed places."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        x = pixels.swapaxes(1, 2)
-        for i, width in enumerate((c.query_generator.hidden_dim, c.query_generator.hidden_dim, c.num_queries)):
-            x = nn.relu(x) if i else x
-            x = Dense(width, dtype=dtype, name=f"mixer_{i}")(x)
-        x = x.swapaxes(1, 2)
+        hidden = c.query_generator.hidden_dim
+        x = _mlp(pixels.swapaxes(1, 2), (hidden, hidden, c.num_queries), dtype, "mixer").swapaxes(1, 2)
         self.sow("intermediates", "visual_embeddings", x)
         return x
 
@@ -315,3 +289,11 @@ def uses_prototypes(config: Any) -> bool:
 def _fold(x: jax.Array) -> jax.Array:
     """(B, T, ...) -> (N, ...)."""
     return x.reshape(-1, *x.shape[2:])
+
+
+def _mlp(x: jax.Array, widths: tuple[int, ...], dtype: Dtype, name: str) -> jax.Array:
+    """Linear layers `name`_0, ... on the last axis of x, with ReLUs between them."""
+    for i, width in enumerate(widths):
+        x = nn.relu(x) if i else x
+        x = Dense(width, dtype=dtype, name=f"{name}_{i}")(x)
+    return x
