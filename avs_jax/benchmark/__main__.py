@@ -98,7 +98,8 @@ def _chosen(flag: flags.FlagHolder, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _line(result: dict) -> str:
-    return f"{result['component']} {result['mode']}: {1e3 * result['seconds']['wall']:.1f} ms"
+    ratio = f", ratio {result['ratio']['wall']['value']:.2f}" if "ratio" in result else ""
+    return f"{result['component']} {result['mode']}: {1e3 * result['seconds']['wall']:.1f} ms{ratio}"
 
 
 if __name__ == "__main__":

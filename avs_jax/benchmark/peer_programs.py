@@ -189,7 +189,9 @@ def _gradients(module: nn.Module, forward: Callable, inputs: tuple, cast: Callab
         with cast():
             outputs = forward(*inputs)
         loss = sum(x.float().square().mean() for x in _tensors([outputs]))
-        torch.autograd.grad(loss, leaves, allow_unused=True)
+        for leaf in leaves:
+            leaf.grad = None
+        loss.backward()
 
     return run
 
