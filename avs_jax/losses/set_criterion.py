@@ -46,6 +46,7 @@ def set_losses(
         importance.
       draws: the number of a prediction -> its random points.
     """
+    class_logits, mask_logits, targets = jax.tree.map(jnp.asarray, (class_logits, mask_logits, targets))
     layers = jnp.arange(len(class_logits))
     target_maps = jnp.moveaxis(targets.masks, 1, -1).astype(jnp.float32)  # (N, H, W, K)
 

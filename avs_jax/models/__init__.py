@@ -12,14 +12,16 @@ import jax.numpy as jnp
 from avs_jax.models.avsegformer import AVSegFormer
 from avs_jax.models.outputs import semantic_scores
 from avs_jax.models.tpavi import TPAVI
+from avs_jax.models.vct import VCT
 
 __all__ = ["create", "prepare", "semantic_scores"]
 
-MODELS = {"avsegformer": AVSegFormer, "tpavi": TPAVI}
+MODELS = {"avsegformer": AVSegFormer, "tpavi": TPAVI, "vct": VCT}
 
 # Of ImageNet's RGB values in [0, 1]; what every backbone was trained with.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+IMAGES = ("frames", "pre_masks")
 
 
 def create(config: Any) -> nn.Module:
@@ -30,6 +32,10 @@ def create(config: Any) -> nn.Module:
 
 
 def prepare(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch as model inputs: `frames` (B, T, H, W, 3) uint8 become normalised float32, the rest passes."""
-    frames = jnp.asarray(batch["frames"], jnp.float32) / 255
-    return {**batch, "frames": (frames - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)}
+    """The batch as model inputs: images (B, T, H, W, 3) uint8 become normalised float32, the rest passes."""
+    return {**batch, **{name: _normalized(batch[name]) for name in IMAGES if name in batch}}
+
+
+def _normalized(images: jax.Array) -> jax.Array:
+    images = jnp.asarray(images, jnp.float32) / 255
+    return (images - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)

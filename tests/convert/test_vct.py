@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from avs_jax import convert
 from avs_jax.backbones import swin
 from avs_jax.convert import ConversionError, rules
 from avs_jax.convert.tables import vct as table
@@ -80,8 +81,8 @@ def test_a_resnets_table_has_detectron2s_names():
 
 
 def test_a_whole_file_there_and_back():
-    entries, file = table.entries(FILES["vct_swinb384_s4"]), file_of_s4()
-    back = rules.to_torch(rules.from_torch(file, entries), entries)
+    file, config = file_of_s4(), FILES["vct_swinb384_s4"]
+    back = convert.to_torch(convert.from_torch(file, config), config)
     assert set(back) == set(file)
     for name, array in file.items():
         np.testing.assert_array_equal(back[name], array, err_msg=name)
@@ -91,7 +92,7 @@ def test_weights_for_another_size_of_image_are_refused():
     config = published_config("s4", size=224)
     config.backbone.window = 12
     with pytest.raises(ConversionError, match=r"query_mixer.layers.0.weight \(256, 9216\), expected \(256, 3136\)"):
-        rules.from_torch(file_of_s4(), table.entries(config))
+        convert.from_torch(file_of_s4(), config)
 
 
 @pytest.mark.parametrize(

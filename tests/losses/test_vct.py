@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from avs_jax import losses
 from avs_jax.losses import vct
 from avs_jax.models.outputs import VCTOutputs
 from data_pipeline.labels import S4_CATEGORIES
@@ -89,6 +90,12 @@ def test_terms_add_up():
     weights = {"ce": 2, "mask": 5, "dice": 5, "pac": 1}
     np.testing.assert_allclose(total, sum(weights[k.split("_")[0]] * v for k, v in terms.items()), rtol=1e-6)
     assert "pac" not in total_loss(outputs, batch, jax.random.key(0), Static(pac_weight=0.0))[1]
+
+
+def test_the_loss_of_every_system_is_called_in_one_way():
+    outputs, batch = example()
+    direct, _ = vct.total_loss(outputs, batch, ALL.value, jax.random.key(0))
+    assert direct == losses.total_loss(outputs, batch, ALL.value, jax.random.key(0))[0]
 
 
 def test_the_key_decides_the_points():

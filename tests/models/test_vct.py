@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avs_jax import models
 from avs_jax.models.vct import VCT, EarlyFusion, QueryGenerator
 from tests.models.published_vct import published_config
 
@@ -78,6 +79,18 @@ def test_outputs_have_their_shapes():
     assert outputs.prototype_logits.shape == (CLIPS, FRAMES, 3)
     assert outputs.frame_valid.shape == (CLIPS, FRAMES) and outputs.frame_valid.all()
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {np.dtype("float32"), np.dtype("bool")}
+
+
+def test_it_is_created_by_its_name_and_its_images_are_prepared():
+    assert isinstance(models.create(small_config()), VCT)
+    pixels = np.full((1, 1, 2, 2, 3), 51, np.uint8)
+    prepared = models.prepare({"frames": pixels, "pre_masks": pixels, "category": np.zeros(1)})
+    for name in ("frames", "pre_masks"):
+        expected = [
+            (51 / 255 - mean) / std for mean, std in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)
+        ]
+        np.testing.assert_allclose(prepared[name][0, 0, 0, 0], expected, rtol=1e-5)
+    assert prepared["category"].shape == (1,)
 
 
 def test_frames_do_not_mix():

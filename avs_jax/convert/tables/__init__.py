@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from avs_jax.convert.rules import Table
-from avs_jax.convert.tables import avsegformer, backbones, tpavi
+from avs_jax.convert.tables import avsegformer, backbones, tpavi, vct
 
-_MODELS = {"avsegformer": avsegformer.entries, "tpavi": tpavi.entries}
+_MODELS = {"avsegformer": avsegformer.entries, "tpavi": tpavi.entries, "vct": vct.entries}
 _KEPT_APART = {"tpavi": ("vggish",)}
 
 
