@@ -50,15 +50,15 @@ def set_losses(
     layers = jnp.arange(len(class_logits))
     target_maps = jnp.moveaxis(targets.masks, 1, -1).astype(jnp.float32)  # (N, H, W, K)
 
-    def costs(layer: jax.Array) -> jax.Array:
+    def costs(arguments: tuple[jax.Array, ...]) -> jax.Array:
+        layer, classes, masks = arguments
         at = draws(layer).matching
-        predicted = points.sample(jnp.moveaxis(mask_logits[layer], 1, -1), at)  # (N, P, Q)
+        predicted = points.sample(jnp.moveaxis(masks, 1, -1), at)  # (N, P, Q)
         wanted = points.sample(target_maps, at)  # (N, P, K)
-        of_frame = jax.vmap(lambda *frame: matching_costs(*frame, config))
-        return of_frame(class_logits[layer], predicted, targets.labels, wanted)
+        return jax.vmap(lambda *frame: matching_costs(*frame, config))(classes, predicted, targets.labels, wanted)
 
-    every = jax.lax.stop_gradient(jax.lax.map(costs, layers))  # (L, N, Q, K)
-    matched = match(every, jnp.broadcast_to(targets.valid, (len(layers), *targets.valid.shape)))
+    every = jax.lax.map(costs, jax.lax.stop_gradient((layers, class_logits, mask_logits)))  # (L, N, Q, K)
+    matched = match(every, jnp.broadcast_to(targets.valid, every.shape[:2] + targets.valid.shape[1:]))
 
     @jax.checkpoint
     def pair_losses(arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
