@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avs_jax import models
-from avs_jax.models.vct import VCT, EarlyFusion, QueryGenerator
+from avs_jax.models.vct import VCT, EarlyFusion, PrototypeSimilarity, QueryGenerator
 from tests.models.published_vct import published_config
 
 CLIPS, FRAMES, SIZE, QUERIES, WIDTH = 1, 2, 64, 6, 32
@@ -199,6 +199,13 @@ def test_the_papers_queries_are_its_equations():
     np.testing.assert_allclose(sown["intermediates"]["prompted"][0], embeddings + weights @ value, atol=1e-5)
     assert variables["params"]["conv_0"]["kernel"].shape == (16, WIDTH)
     assert "prompt_norm" not in variables["params"]
+
+
+def test_the_papers_similarity_is_an_inner_product():
+    rng = np.random.default_rng(4)
+    audio, prototypes = rng.normal(size=(2, 6, 4, WIDTH)), rng.normal(size=(3, WIDTH))
+    found = PrototypeSimilarity("paper").apply({}, np.float32(audio), np.float32(prototypes))
+    np.testing.assert_allclose(found, audio.mean((1, 2)) @ prototypes.T, atol=1e-5)
 
 
 def test_audio_queries_are_the_mean_token():
