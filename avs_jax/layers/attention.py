@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
+from avs_jax.layers.dropout import Dropout, drop, fold_in
 
 
 def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
@@ -35,10 +37,67 @@ def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None =
     return jax.nn.softmax(logits, axis=-1)
 
 
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    rate: float = 0.0,
+    seed: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v: (N, Q, heads, d) from query (N, Q, heads, d), key and value (N, K, heads, d).
+
+    mask: bool, broadcastable to (N, heads, Q, K), True where a query may attend.
+    rate, seed: of the dropout of the weights, where there is one (see `dropout.drop`).
+
+    On a CPU one head of one frame at a time, whose weights stay in the cache; its backward pass computes them again.
+    """
+    query = jnp.broadcast_to(query, (key.shape[0], *query.shape[1:]))  # (1, Q, ...): the same for every frame
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (query.shape[0], query.shape[2], query.shape[1], key.shape[1]))
+    arguments = (query, key, value, mask, seed)
+    return jax.lax.platform_dependent(
+        *arguments, cpu=functools.partial(_attend_looped, rate=rate), default=functools.partial(_attend, rate=rate)
+    )
+
+
+def _attend(query, key, value, mask, seed, rate: float) -> jax.Array:
+    weights = attention_weights(query, key, mask)
+    if seed is not None:
+        weights = drop(weights, rate, seed)
+    return jnp.einsum("nhqk,nkhd->nqhd", weights.astype(value.dtype), value)
+
+
+def _attend_looped(query, key, value, mask, seed, rate: float) -> jax.Array:
+    frames, queries, heads, _ = query.shape
+
+    def unfold(x: jax.Array) -> jax.Array:  # (N, L, heads, d) -> (N heads, L, d)
+        return jnp.moveaxis(x, 2, 1).reshape(frames * heads, x.shape[1], x.shape[3])
+
+    @jax.checkpoint
+    def one_head(arguments):
+        query, key, value, mask, index = arguments
+        accumulate = jnp.promote_types(query.dtype, jnp.float32)
+        logits = jnp.matmul(query * (1 / math.sqrt(query.shape[-1])), key.T, preferred_element_type=accumulate)
+        if mask is not None:
+            logits = jnp.where(mask, logits, jnp.finfo(accumulate).min)
+        weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
+        total = jnp.sum(weights, -1, keepdims=True)  # of what is not dropped, too
+        if seed is not None:
+            weights = drop(weights, rate, fold_in(seed, index))
+        return (jnp.matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
+
+    masks = None if mask is None else mask.reshape(frames * heads, *mask.shape[2:])
+    index = jnp.arange(frames * heads, dtype=jnp.uint32)
+    output = jax.lax.map(one_head, (unfold(query), unfold(key), unfold(value), masks, index))
+    return jnp.moveaxis(output.reshape(frames, heads, queries, -1), 1, 2)
+
+
 class MultiHeadAttention(nn.Module):
     """Attention of query (N, Q, D) over key and value (N, K, D) -> (N, Q, D); `dropout` acts on the weights.
 
     Initialised as in AVSegFormer: the query, key and value kernels as the one matrix that PyTorch keeps them in.
+    Over a single key every weight is 1, and neither queries nor keys are looked at.
     """
 
     num_heads: int
@@ -65,12 +124,14 @@ class MultiHeadAttention(nn.Module):
                 name=name,
             )(x)
 
+        seed = Dropout(self.dropout).seed(deterministic)
+        if key.shape[1] == 1 and mask is None and seed is None and not self.is_initializing():
+            found = project(project(value, "value", 3), "out", 1)
+            return jnp.broadcast_to(found, (value.shape[0], *query.shape[1:]))
         q = split_heads(project(query, "query", 3), self.num_heads)
         k = split_heads(project(key, "key", 3), self.num_heads)
         v = split_heads(project(value, "value", 3), self.num_heads)
-        weights = attention_weights(q, k, mask)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=deterministic).astype(self.dtype)
-        return project(merge_heads(jnp.einsum("nhqk,nkhd->nqhd", weights, v)), "out", 1)
+        return project(merge_heads(attend(q, k, v, mask, self.dropout, seed)), "out", 1)
 
 
 class DecoderLayer(nn.Module):
@@ -86,15 +147,17 @@ class DecoderLayer(nn.Module):
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool = True) -> jax.Array:
         """queries (N, Q, D), memory (N, K, D) -> (N, Q, D). Neither carries a position."""
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
 
-        def attend(name: str, source: jax.Array) -> jax.Array:
+        def dropped(x: jax.Array) -> jax.Array:
+            return Dropout(self.dropout)(x, deterministic)
+
+        def read(name: str, source: jax.Array) -> jax.Array:
             attention = MultiHeadAttention(self.num_heads, self.use_bias, self.dropout, self.dtype, name=name)
             return attention(queries, source, source, deterministic=deterministic)
 
-        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + drop(attend("self_attn", queries)))
-        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + drop(attend("cross_attn", memory)))
+        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + dropped(read("self_attn", queries)))
+        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + dropped(read("cross_attn", memory)))
         update = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")(
             queries, deterministic
         )
-        return LayerNorm(dtype=self.dtype, name="norm3")(queries + drop(update))
+        return LayerNorm(dtype=self.dtype, name="norm3")(queries + dropped(update))

@@ -14,6 +14,7 @@ from flax.typing import Dtype, Initializer
 from avs_jax.layers import sampling
 from avs_jax.layers.attention import merge_heads, split_heads
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, gelu, xavier_uniform
+from avs_jax.layers.dropout import Dropout
 from avs_jax.layers.sampling import Shapes
 
 
@@ -109,12 +110,15 @@ class DeformableEncoderLayer(nn.Module):
         self, tokens: jax.Array, position: jax.Array, reference: jax.Array, shapes: Shapes, deterministic: bool
     ) -> jax.Array:
         """position: (1, S, D), added to the attention's queries alone; reference: (1, S, levels, 2)."""
-        drop = nn.Dropout(self.dropout, deterministic=deterministic)
+
+        def dropped(x: jax.Array) -> jax.Array:
+            return Dropout(self.dropout)(x, deterministic)
+
         attention = MultiScaleDeformableAttention(
             self.num_heads, self.num_points, self.form, self.dtype, name="self_attn"
         )
         update = attention(tokens + position, reference, tokens, shapes)
-        tokens = LayerNorm(dtype=self.dtype, name="norm1")(tokens + drop(update))
+        tokens = LayerNorm(dtype=self.dtype, name="norm1")(tokens + dropped(update))
         ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, self.activation, name="ffn")
         update = ffn(tokens, deterministic)
-        return LayerNorm(dtype=self.dtype, name="norm2")(tokens + drop(update))
+        return LayerNorm(dtype=self.dtype, name="norm2")(tokens + dropped(update))

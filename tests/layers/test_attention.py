@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from avs_jax.layers import attention
 from avs_jax.layers.attention import MultiHeadAttention
 
 HEADS = 4
@@ -89,3 +90,19 @@ def test_fresh_projections_are_one_xavier_matrix(inputs):
         bound = np.sqrt(6 / (32 + fan_out))
         assert 0.95 * bound < np.max(np.abs(params[name]["kernel"])) <= bound, name
         assert not np.any(params[name]["bias"])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_forms_of_attention_agree(masked):
+    rng = np.random.default_rng(3)
+    query, key, value = (jnp.asarray(rng.standard_normal((3, n, 2, 4)), jnp.float32) for n in (5, 7, 7))
+    mask = jnp.asarray(rng.random((3, 2, 5, 7)) < 0.6).at[..., 0].set(True) if masked else None
+    weights = jnp.asarray(rng.standard_normal(query.shape), jnp.float32)
+
+    def results(form):
+        return jax.value_and_grad(lambda q, k, v: jnp.sum(form(q, k, v, mask, None, 0.0) * weights), (0, 1, 2))(
+            query, key, value
+        )
+
+    one, other = results(attention._attend), results(attention._attend_looped)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=2e-5), one, other)
