@@ -181,7 +181,7 @@ class DenseHead(nn.Module):
     def __call__(self, finest: jax.Array, memory: jax.Array, queries: jax.Array, audio: jax.Array) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         feature = avsegformer.MaskFeature(dtype, name="mask_feature")(finest, memory, self.shape)
-        feature = avsegformer.ChannelMixer(c.num_heads, c.variant, dtype, name="mixer")(feature, audio)
+        feature = avsegformer.ChannelMixer(c.num_heads, c.variant, dtype, c.reduced, name="mixer")(feature, audio)
         return avsegformer.MaskPredictor(c, name="predictor")(feature, queries)
 
 

@@ -17,7 +17,7 @@ from avs_jax.convert import rules
 from avs_jax.convert.rules import Dead, Rule, Table
 
 POSITION_BIAS = "relative_position_bias"
-CLASS_HEADS = ("head/predictor/tail_2", "head/predictor/conv_2")  # of AVSegFormer, of TPAVI
+CLASS_HEADS = ("head/predictor/tail_2", "head/predictor/conv_2", "decoder/head/class_embed")  # AVSegFormer, TPAVI, VCT
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -27,10 +27,11 @@ from flax.typing import Dtype
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
-from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attention_weights, merge_heads, split_heads
-from avs_jax.layers.blocks import Conv, Dense, GroupNorm, relu, xavier_uniform
+from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend, merge_heads, split_heads
+from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, conv2d, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres, sine_position_encoding
+from avs_jax.layers.reduced import attend_once, upsampled_conv
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.inputs import audio_embedding
 from avs_jax.models.outputs import AVSegFormerOutputs
@@ -127,7 +128,7 @@ class AVSegHead(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         match c.mixer:
             case "channel":
-                return ChannelMixer(c.num_heads, c.variant, dtype, name="mixer")(mask_feature, audio)
+                return ChannelMixer(c.num_heads, c.variant, dtype, c.reduced, name="mixer")(mask_feature, audio)
             case "cross":
                 return CrossAttentionMixer(c.num_heads, dtype, name="mixer")(mask_feature, audio)
             case "none":
@@ -173,12 +174,12 @@ class QueryGenerator(nn.Module):
         if g.name == "repeat":
             return jnp.broadcast_to(audio, shape)
         query = self.param("query", xavier, shape[1:], jnp.float32)
-        queries = jnp.broadcast_to(query.astype(dtype), shape)
+        queries = query.astype(dtype)[None]  # one set, until the first layer has read each frame's audio
         for i in range(g.num_layers):
             layer = DecoderLayer(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
             queries = layer(queries, audio)
             self.sow("intermediates", f"query_generator_{i}", queries)
-        return queries
+        return jnp.broadcast_to(queries, shape)
 
 
 class QueryDecoder(nn.Module):
@@ -227,6 +228,7 @@ class ChannelMixer(nn.Module):
     num_heads: int
     variant: str
     dtype: Dtype
+    reduced: bool = True
 
     @nn.compact
     def __call__(self, mask_feature: jax.Array, audio: jax.Array) -> jax.Array:
@@ -234,13 +236,19 @@ class ChannelMixer(nn.Module):
         frames, features = mask_feature.shape[0], mask_feature.shape[-1]
         pixels = mask_feature.reshape(frames, -1, features)
 
-        def project(x: jax.Array, name: str, stacked: int) -> jax.Array:
-            dense = Dense(features, False, xavier_uniform(stacked), dtype=self.dtype, name=name)
-            return split_heads(dense(x), self.num_heads)
+        def kernel(name: str, stacked: int) -> jax.Array:  # (D, heads, D / heads)
+            shape = (features, features)
+            return split_heads(
+                Weights(shape, False, xavier_uniform(stacked), self.dtype, name=name)()[0], self.num_heads
+            )
 
-        query, key, value = project(audio, "query", 1), project(pixels, "key", 2), project(pixels, "value", 2)
-        weights = attention_weights(query, key).astype(self.dtype)  # (N, heads, 1, h w)
-        omega = merge_heads(jnp.einsum("nhqk,nkhd->nqhd", weights, value))  # (N, 1, D)
+        query = jnp.einsum("nqc,chd->nqhd", audio, kernel("query", 1))  # (N, 1, heads, D / heads)
+        if self.reduced:
+            omega = attend_once(query[:, 0], pixels, kernel("key", 2), kernel("value", 2))[:, None]
+        else:
+            key, value = (jnp.einsum("nkc,chd->nkhd", pixels, kernel(name, 2)) for name in ("key", "value"))
+            omega = attend(query, key, value)
+        omega = merge_heads(omega)  # (N, 1, D)
         if self.variant == "paper":
             gate = 1 + omega
         else:
@@ -268,7 +276,10 @@ class CrossAttentionMixer(nn.Module):
 
 
 class MaskPredictor(nn.Module):
-    """Logits (N, 4 h, 4 w, classes) = FC(M + MLP(M Q)), of mask feature M and decoded queries Q."""
+    """Logits (N, 4 h, 4 w, classes) = FC(M + MLP(M Q)), of mask feature M and decoded queries Q.
+
+    With `reduced` the same in another order: see `layers.reduced`, and the comments.
+    """
 
     config: Any
 
@@ -278,14 +289,20 @@ class MaskPredictor(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         _, height, width, features = mask_feature.shape
 
-        x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries)
-        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_0")(x))
-        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(x))
+        hidden, bias = Weights((c.num_queries, c.mlp_dim), kernel_init=xavier, dtype=dtype, name="mlp_0")()
+        if c.reduced:  # M (Q W) in place of (M Q) W
+            x = jnp.einsum("nhwd,ndk->nhwk", mask_feature, jnp.einsum("nqd,qk->ndk", queries, hidden))
+        else:
+            x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries) @ hidden
+        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(relu(x + bias)))
         x = Linear(features, dtype=dtype, name="mlp_2")(x)
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
         self.sow("intermediates", "fc_0", x)
-        x = resize_bilinear(x, (4 * height, 4 * width))  # no activation before it
-        x = relu(Conv(c.tail_dims[1], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_1")(x))
-        return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(x)
+        taps, bias = Weights((3, 3, *c.tail_dims), kernel_init=xavier, dtype=dtype, name="tail_1")()
+        if c.reduced:  # no activation lies between the upsampling and the convolution
+            x = upsampled_conv(x, taps, 4)
+        else:
+            x = conv2d(resize_bilinear(x, (4 * height, 4 * width)), taps, padding=1)
+        return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(relu(x + bias))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from avs_jax import models
+from avs_jax.layers import attention as attention_layer
+from avs_jax.layers import dropout as dropout_layer
 from avs_jax.models import avsegformer
 from avs_jax.models.outputs import AVSegFormerOutputs
 from configs import base
@@ -187,28 +188,26 @@ def test_bfloat16_runs_on_float32_parameters(small):
 # Dropout, initialisation.
 
 
-def test_dropout_acts_where_published():
+def test_dropout_acts_where_published(monkeypatch):
     """Encoder: attention, feed-forward twice. Decoder: attention weights, attentions, feed-forward twice. No more."""
     config = small_config(encoder__dropout=0.1, decoder__dropout=0.2)
     inputs = models.prepare(batch(1))
     model = models.create(config)
     found = []
 
-    def record(call, arguments, keywords, context):
-        if isinstance(context.module, nn.Dropout) and context.method_name == "__call__" and context.module.rate:
-            assert not (context.module.deterministic or keywords.get("deterministic"))
-            found.append((context.module.rate, arguments[0].shape))
-        return call(*arguments, **keywords)
+    def record(x, rate, seed):
+        found.append((rate, x.shape))
+        return x
 
-    with nn.intercept_methods(record):
-        jax.eval_shape(
-            lambda: model.init({"params": jax.random.key(0), "dropout": jax.random.key(0)}, inputs, train=True)
-        )
+    monkeypatch.setattr(dropout_layer, "drop", record)
+    monkeypatch.setattr(attention_layer, "drop", record)
+    jax.eval_shape(lambda: model.init({"params": jax.random.key(0), "dropout": jax.random.key(0)}, inputs, train=True))
     frames, tokens, queries = 2, 4 * 8 + 2 * 4 + 1 * 2, 6
     encoder = [(0.1, (frames, tokens, features)) for features in (32, 28, 32)]
-    attention = [(0.2, (frames, 4, queries, keys)) for keys in (queries, tokens)]
+    weights = [(0.2, (frames, 4, queries, keys)) for keys in (queries, tokens)]
+    of_one_head = [(0.2, (queries, keys)) for keys in (queries, tokens)]  # attention's other form
     decoder = [(0.2, (frames, queries, features)) for features in (32, 32, 36, 32)]
-    assert sorted(found) == sorted(encoder + attention + decoder)
+    assert sorted(found) == sorted(encoder + weights + of_one_head + decoder)
 
 
 def test_training_draws_dropout_and_updates_batch_statistics(small):

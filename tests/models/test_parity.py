@@ -15,7 +15,8 @@ FORWARD = 2e-4  # absolute, what two correct float32 implementations meet
 GRADIENT = 2e-3  # relative l2: units of the 2048-wide ReLU MLP near zero switch side
 
 # How far the authors' float32 gradients of grad_pvtv2_s4 are from this model's in float64, where that is more than
-# GRADIENT: nobody's float32 can be asked to be closer. (Those of grad_r50_s4 are all closer.)
+# GRADIENT. The rounding of two float32 runs is independent, so they may be sqrt(2) of this apart: nobody's can be asked
+# to be closer. (Those of grad_r50_s4 are all closer.)
 FLOAT32_NOISE = {
     "grad/head.query_generator.query.weight": 2.1e-3,
     "grad/head.transformer.decoder.layers.5.cross_attn.in_proj_weight": 2.1e-3,
@@ -146,7 +147,7 @@ def test_loss_and_every_gradient(name):
     found = convert.to_torch({"params": jax.device_get(gradients)}, config.model)
     for key in case.outputs:
         if key != "pred":
-            tolerance = max(GRADIENT, FLOAT32_NOISE.get(key, 0) if "pvtv2" in name else 0)
+            tolerance = max(GRADIENT, np.sqrt(2) * FLOAT32_NOISE.get(key, 0) if "pvtv2" in name else 0)
             assert case.check(key, found[key.removeprefix("grad/")]).rel_l2 < tolerance, key
     norms = case.values["grad_norm"]
     scale = max(norms.values())
