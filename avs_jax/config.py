@@ -65,7 +65,7 @@ def _one_of(name: str, value: str, known: Sequence[str], where: str = "") -> tup
 def _model(config: ml_collections.ConfigDict) -> Checks:
     model, size = config.model, config.data.image_size
     yield _one_of("task", config.task, TASKS)
-    yield _one_of("model.name", model.name, ("avsegformer", "tpavi"))
+    yield _one_of("model.name", model.name, ("avsegformer", "tpavi", "vct"))
     yield _one_of("model.variant", model.variant, ("released", "paper"))
     yield _one_of("model.dtype", model.dtype, ("float32", "bfloat16"))
     classes = 71 if config.task == "avss" else 1
@@ -73,12 +73,30 @@ def _model(config: ml_collections.ConfigDict) -> Checks:
     if model.name == "avsegformer":
         yield _one_of("model.mixer", model.mixer, ("channel", "cross", "none"))
         yield _one_of("model.query_generator.name", model.query_generator.name, ("attention", "repeat"))
+    if model.name in ("avsegformer", "vct"):
         width, heads = model.embed_dim, model.num_heads
         yield width % heads == 0, f"model.embed_dim={width}: a multiple of model.num_heads={heads}"
         yield width % 32 == 0, f"model.embed_dim={width}: a multiple of 32, the number of group-norm groups"
+    if model.name == "vct":
+        yield from _vct(model, size)
     yield (
         len(size) == 2 and all(side > 0 and side % 32 == 0 for side in size),
         f"data.image_size={tuple(size)}: (height, width), each a multiple of 32, the coarsest stride",
+    )
+
+
+def _vct(model: ml_collections.ConfigDict, size: Sequence[int]) -> Checks:
+    generator, pixels = model.query_generator, size[0] * size[1] // 16
+    yield _one_of("model.query_generator.name", generator.name, ("vision", "audio"))
+    yield _one_of("model.query_generator.grouping", generator.grouping, ("gumbel", "softmax", "none"))
+    yield _one_of("model.fusion", model.fusion, ("none", "multiply", "add", "concat"))
+    yield (
+        not model.pre_masks,
+        "model.pre_masks: records hold no pre-segmented images",
+    )
+    yield (
+        generator.num_pixels == pixels,
+        f"model.query_generator.num_pixels={generator.num_pixels}: {pixels} for data.image_size={tuple(size)}",
     )
 
 
@@ -91,7 +109,12 @@ def _backbone(config: ml_collections.ConfigDict) -> Checks:
 
 def _loss(config: ml_collections.ConfigDict) -> Checks:
     loss, where = config.loss, f" for task {config.task!r}"
-    yield _one_of("loss.main", loss.main, ("cross_entropy",) if config.task == "avss" else ("dice", "bce"), where)
+    if config.model.name == "vct":
+        yield _one_of("loss.pac_target", loss.pac_target, ("category", "labels"))
+        yield loss.max_targets > 0, f"loss.max_targets={loss.max_targets}: at least 1"
+        yield loss.num_points > 0, f"loss.num_points={loss.num_points}: at least 1"
+    else:
+        yield _one_of("loss.main", loss.main, ("cross_entropy",) if config.task == "avss" else ("dice", "bce"), where)
     if config.model.name == "avsegformer":
         yield _one_of("loss.mix", loss.mix, ("dice", "bce", "none"))
     if config.model.name == "tpavi":
@@ -128,12 +151,13 @@ def _training(config: ml_collections.ConfigDict) -> Checks:
         "train.supervised_frames_only: not with model.name='tpavi', whose frames interact",
     )
     yield _one_of("optimizer.name", config.optimizer.name, ("adamw", "adam", "sgd"))
+    yield _one_of("optimizer.decay", config.optimizer.decay, ("all", "weights"))
     yield _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "poly"))
 
 
 def _evaluation(config: ml_collections.ConfigDict) -> Checks:
     chosen, best = config.eval.protocols, config.checkpoint.best_metric
-    known = ("clip", "avss", "dataset") if config.task == "avss" else ("clip", "avsbench", "dataset")
+    known = ("clip", "avss", "vct", "dataset") if config.task == "avss" else ("clip", "avsbench", "vct", "dataset")
     for protocol in chosen:
         yield protocol in known, f"eval.protocols has {protocol!r}: one of {', '.join(known)} for task {config.task!r}"
     yield "clip" in chosen, "eval.protocols: 'clip' is always among them, as the figure that can be compared"

@@ -19,20 +19,25 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
       argument: what stands after the colon of `--config configs/s4.py:resnet50,512`: a backbone and an image size,
         comma-separated, in any order, each optional.
       image_size: side of the square images, in pixels, where `argument` gives none.
-      system: "avsegformer" or "tpavi".
+      system: "avsegformer", "tpavi" or "vct".
 
     Raises:
       ValueError: a part of `argument` is neither a backbone nor a size.
     """
-    backbone, size = parse_argument(argument, "pvt_v2_b5", image_size)
-    model, loss = {"avsegformer": (_avsegformer, _avsegformer_loss), "tpavi": (_tpavi, _tpavi_loss)}[system]
+    backbone, size = parse_argument(argument, "swin_b" if system == "vct" else "pvt_v2_b5", image_size)
+    model, loss = {
+        "avsegformer": (_avsegformer, _avsegformer_loss),
+        "tpavi": (_tpavi, _tpavi_loss),
+        "vct": (_vct, _vct_loss),
+    }[system]
+    protocol = "vct" if system == "vct" else "avss" if task == "avss" else "avsbench"
     return ConfigDict(
         {
             "task": task,
             "seed": 123,
             # Weights to start from: one file or Orbax directory for everything, or for a part of the model.
             "init_from": {"model": "", "backbone": "", "vggish": ""},
-            "model": model(task, _backbone(backbone, size)),
+            "model": model(task, _backbone(backbone, size), size),
             "loss": loss(task),
             "data": {
                 "records": f"data/avsbench_{task}",
@@ -57,6 +62,8 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "betas": (0.9, 0.999),
                 "eps": 1e-8,
                 "weight_decay": 0.01,
+                "decay": "all",  # or "weights": all but norms, embeddings and biases of relative positions
+                "backbone_multiplier": 1.0,  # of the learning rate
                 "clip_norm": 0.0,
                 # Epochs for which a part of the model is not trained (batch norm still follows the data, as published).
                 "freeze": {"backbone": 0.0},
@@ -74,7 +81,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "batch_size": 2,
                 "every_epochs": 1.0,
                 "every_steps": 0,  # more than 0: in place of every_epochs
-                "protocols": ("clip", "avss" if task == "avss" else "avsbench", "dataset"),
+                "protocols": ("clip", protocol, "dataset"),
                 "avsbench_batch_size": 2,
                 "count_padded_frames": True,
                 "audio": "",  # negative audio to evaluate beside the true one: "silence,noise:0,swap"
@@ -85,7 +92,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "every_steps": 0,  # more than 0: in place of every_epochs
                 "keep_latest": 2,
                 "keep_best": 1,
-                "best_metric": "avss/J" if task == "avss" else "avsbench/J",
+                "best_metric": f"{protocol}/J",
             },
         },
         convert_dict=True,
@@ -127,13 +134,13 @@ def _common(name: str, task: str, backbone: dict) -> dict:
         "backbone": backbone,
         "vggish": {"widths": (64, 128, 256, 512), "hidden_dim": 4096, "embedding_dim": 128, "frozen": True},
         "embed_dim": 256,
-        "tail_dims": (128, 32),
     }
 
 
-def _avsegformer(task: str, backbone: dict) -> dict:
+def _avsegformer(task: str, backbone: dict, image_size: int) -> dict:
     return {
         **_common("avsegformer", task, backbone),
+        "tail_dims": (128, 32),
         "num_heads": 8,
         "num_queries": 300,
         "learnable_queries": True,
@@ -157,9 +164,10 @@ def _avsegformer_loss(task: str) -> dict:
     }
 
 
-def _tpavi(task: str, backbone: dict) -> dict:
+def _tpavi(task: str, backbone: dict, image_size: int) -> dict:
     return {
         **_common("tpavi", task, backbone),
+        "tail_dims": (128, 32),
         "inter_dim": 128,
         "stages": (0, 1, 2, 3),  # the backbone's stages at which frames and sound interact
         "audio_visual": True,  # pixels look at the sound
@@ -184,4 +192,45 @@ def _tpavi_loss(task: str) -> dict:
             "threshold": task == "s4",  # masks above 0.5 as 1, others as 0
             "target": "sound",  # or "closest": the frame of the most similar sound
         },
+    }
+
+
+def _vct(task: str, backbone: dict, image_size: int) -> dict:
+    return {
+        **_common("vct", task, backbone | {"drop_path": 0.3}),
+        "pre_masks": False,  # a second backbone for pre-segmented images, which the released checkpoints need
+        "frozen_batch_norm": True,  # of a ResNet; False where it is trained from scratch
+        "fusion": "none",  # early, of sound into the maps: "multiply", "add", "concat"
+        "audio_mlp_dim": 4096,
+        "num_heads": 8,
+        "num_queries": 100,
+        "pixel_decoder": {"num_layers": 6, "num_points": 4, "ffn_dim": 1024},
+        "query_generator": {
+            "name": "vision",  # or "audio": audio-centric queries (ACT)
+            "prototypes": {"s4": 23, "ms3": 0, "avss": 71}[task],
+            "grouping": "gumbel",  # "softmax", "none"
+            "temperature": 1.0,
+            "num_heads": 4,
+            "hidden_dim": 256,
+            "num_pixels": image_size**2 // 16,  # of the finest map: the weights belong to one size of image
+        },
+        "decoder": {"num_layers": 9, "ffn_dim": 2048},
+        "deformable": "auto",
+        "remat": False,  # recompute the layers in the backward pass: half of the memory, a third more time
+    }
+
+
+def _vct_loss(task: str) -> dict:
+    return {
+        "frames": "first" if task == "s4" else "all",
+        "max_targets": 16 if task == "avss" else 2,  # classes in a frame, the background among them
+        "class_weight": 2.0,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "no_object_weight": 0.1,
+        "num_points": 12544,
+        "oversample": 3.0,
+        "importance": 0.75,
+        "pac_weight": 0.0 if task == "ms3" else 1.0,  # prototype-audio contrast
+        "pac_target": "labels" if task == "avss" else "category",
     }

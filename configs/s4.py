@@ -15,4 +15,6 @@ from configs import base
 def get_config(argument: str = ""):
     config = base.get_config("s4", argument, image_size=512)
     config.optimizer.freeze.backbone = 5.0
+    # Only a clip's first frame has a loss, and frames mix nowhere but in a ResNet's batch norm, as it trains.
+    config.train.supervised_frames_only = not config.model.backbone.name.startswith("resnet")
     return config

@@ -8,7 +8,7 @@ import pytest
 from avs_jax import config as configuration
 from configs import base
 
-NAMES = ["s4", "ms3", "avss", "demo", "tpavi_s4", "tpavi_ms3", "tpavi_avss"]
+NAMES = ["s4", "ms3", "avss", "demo", "tpavi_s4", "tpavi_ms3", "tpavi_avss", "vct_s4", "vct_ms3", "vct_avss"]
 
 
 def load(name, argument=""):

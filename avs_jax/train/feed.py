@@ -11,7 +11,9 @@ from avs_jax.parallel import mesh as meshes
 from data_pipeline import batch, loader
 
 # Model inputs and targets, and the clips' places; the rest of a batch stays on the host.
-DEVICE_KEYS = ("frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index")
+DEVICE_KEYS = (
+    "frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index", "category"
+)  # fmt: skip
 
 
 def options(config, *, training: bool, audio: str = "true") -> loader.LoaderOptions:

@@ -6,6 +6,7 @@ import logging
 import pathlib
 
 import jax
+import optax
 
 from avs_jax import config as configuration
 from avs_jax import models
@@ -85,8 +86,7 @@ def train(config, workdir: pathlib.Path) -> bool:
 def evaluate(config, workdir: pathlib.Path, split: str) -> dict[str, float]:
     """Measures the weights of `config.init_from.model`, or else the best step of `workdir`, on a split."""
     mesh, model = meshes.create(), models.create(config.model)
-    tx = optimizer.create(config.optimizer, 1, {}, ("backbone", "vggish", "audio_proj", "head"))
-    init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
+    init = states.init_fn(model, optax.identity(), example_batch(config), config.seed, config.train.ema_decay > 0)
     writers = create_writers(workdir, primary=jax.process_index() == 0)
     evaluator = Evaluator(config, model, mesh, writers, workdir)
     if config.init_from.model:

@@ -1,12 +1,15 @@
-"""Optimizers as published: AdamW (AVSegFormer) or Adam (TPAVI), with parts of the model that start training later."""
+"""Optimizers as published: AdamW (AVSegFormer, VCT) or Adam (TPAVI), with parts of a model that start later."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 
 import jax
 import optax
+
+from avs_jax.train.parameter_groups import ParameterGroup, parameter_group
 
 
 def schedule(config, total_steps: int) -> optax.Schedule:
@@ -41,8 +44,9 @@ def create(
         return {part: jax.tree.map(lambda _, part=part: named[part], tree) for part, tree in params.items()}
 
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    slow = [_slow_backbones(config.backbone_multiplier)] if config.backbone_multiplier != 1 else []
     rate = optax.scale_by_learning_rate(schedule(config, total_steps))
-    return optax.chain(*clip, optax.partition(inner, labels), rate)
+    return optax.chain(*clip, optax.partition(inner, labels), *slow, rate)
 
 
 def never_trained(config_model) -> tuple[str, ...]:
@@ -67,11 +71,29 @@ def _label(part: str, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) ->
 
 
 def _direction(config) -> optax.GradientTransformation:
-    """The step before it is scaled by the learning rate; weight decay is decoupled and falls on every parameter."""
+    """The step before it is scaled by the learning rate; weight decay is decoupled, and falls on what `decay` says."""
     if config.name == "sgd":
         return optax.identity()
     beta1, beta2 = config.betas
     adam = optax.scale_by_adam(beta1, beta2, config.eps)
     if config.name == "adam":
         return adam
-    return optax.chain(adam, optax.add_decayed_weights(config.weight_decay))
+    mask = None if config.decay == "all" else functools.partial(jax.tree_util.tree_map_with_path, _decays)
+    return optax.chain(adam, optax.add_decayed_weights(config.weight_decay, mask))
+
+
+def _decays(path: tuple, leaf: jax.Array) -> bool:
+    return _group(path).decay
+
+
+def _slow_backbones(multiplier: float) -> optax.GradientTransformation:
+    """Scales the updates of the image backbones."""
+
+    def scale(path: tuple, update: jax.Array) -> jax.Array:
+        return update * multiplier if _group(path).backbone else update
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def _group(path: tuple) -> ParameterGroup:
+    return parameter_group(tuple(entry.key for entry in path))

@@ -11,6 +11,7 @@ from avs_jax.train import demo_data, loop
 from configs import base
 from tests.integration import tiny
 
+RUNS = ("s4", "ms3", "avss", "vct")
 SETTINGS = ("model", "data", "optimizer", "train", "checkpoint", "eval")
 
 
@@ -34,12 +35,31 @@ def tiny_task(task, records):
     return config
 
 
+def tiny_vct(records):
+    """VCT on S4 at the smallest sizes."""
+    config, small = base.get_config("s4", "resnet50", 64, system="vct").unlock(), tiny_task("s4", records)
+    for name in ("backbone", "vggish"):
+        config.model[name].update(small.model[name])
+    config.model.update(embed_dim=32, num_heads=2, num_queries=4, audio_mlp_dim=16, frozen_batch_norm=False)
+    config.model.pixel_decoder.update(num_layers=1, ffn_dim=16)
+    config.model.query_generator.update(num_heads=2, hidden_dim=8)
+    config.model.decoder.update(num_layers=2, ffn_dim=16)
+    config.loss.num_points = 32
+    config.optimizer.update(schedule="poly", decay="weights", backbone_multiplier=0.1, clip_norm=0.01)
+    protocols, best = config.eval.protocols, config.checkpoint.best_metric
+    for name in ("data", "train", "checkpoint", "eval"):
+        config[name].update(small[name])
+    config.eval.protocols, config.checkpoint.best_metric = protocols, best
+    return config
+
+
 @pytest.fixture(scope="module")
 def read_keys(tmp_path_factory):
     """{task: (config, keys that a run read, workdir)}: one short run of each task, every access recorded."""
     found = {}
-    for task in ("s4", "ms3", "avss"):
-        config = tiny_task(task, tmp_path_factory.mktemp(f"{task}_records"))
+    for task in RUNS:
+        records = tmp_path_factory.mktemp(f"{task}_records")
+        config = tiny_vct(records) if task == "vct" else tiny_task(task, records)
         configuration.validate(config)
         workdir = tmp_path_factory.mktemp(task)
         configuration.claim_workdir(workdir, config)  # reads everything, so before recording starts
@@ -74,21 +94,21 @@ def record(patch, config):
     return seen
 
 
-@pytest.mark.parametrize("task", ["s4", "ms3", "avss"])
+@pytest.mark.parametrize("task", RUNS)
 def test_a_task_runs_from_raw_files_to_results(read_keys, task):
     _, _, workdir = read_keys[task]
     results = json.loads((workdir / "results.json").read_text())
-    protocol = "avss" if task == "avss" else "avsbench"
+    protocol = {"avss": "avss", "vct": "vct"}.get(task, "avsbench")
     assert set(results["true"]) == {"clip", protocol, "dataset"}
     assert results["step"] == 2
     assert all(0 <= value <= 1 for value in results["true"][protocol].values())
 
 
 def test_every_configuration_key_is_read(read_keys):
-    config = read_keys["s4"][0]
+    keys = set().union(*(configuration.flat(config) for config, _, _ in read_keys.values()))
     read = set().union(*(seen for _, seen, _ in read_keys.values()))
     of_a_swin = base.get_config("s4", "swin_t,64")
     with pytest.MonkeyPatch.context() as patch:
         seen = record(patch, of_a_swin)
         backbones.create(of_a_swin.model.backbone)
-    assert set(configuration.flat(config)) - read - seen == set()
+    assert keys - read - seen == set()

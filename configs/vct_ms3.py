@@ -1,0 +1,22 @@
+r"""VCT on AVSBench MS3 (several sources a clip), as published: Swin-B at 384 pixels.
+
+    python -m data_pipeline.convert --dataset ms3 --source /data/AVSBench/Multi-sources --out data/avsbench_ms3
+    python -m avs_jax.main --config configs/vct_ms3.py --workdir runs/vct_ms3 \
+        --config.init_from.backbone=swin_base_patch4_window12_384_22k.pth --config.init_from.vggish=vggish-10086976.pth
+
+The authors start from a Mask2Former that was trained on COCO, and add a second backbone for pre-segmented images,
+which is off here (`model.pre_masks`): records hold no such images. Of their augmentations (scale, crop, colour, flip)
+only the flip is applied.
+"""
+
+from configs import base
+
+
+def get_config(argument: str = ""):
+    config = base.get_config("ms3", argument, image_size=384, system="vct")
+    config.optimizer.update(
+        learning_rate=1e-4, schedule="poly", weight_decay=0.05, decay="weights", backbone_multiplier=0.1, clip_norm=0.01
+    )
+    config.data.flip = True
+    config.train.update(batch_size=2, steps=40000)
+    return config
