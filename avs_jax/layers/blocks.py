@@ -207,6 +207,20 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
-        y = Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")(x)
-        y = Dropout(self.dropout)(self.activation(y), deterministic)
-        return Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")(y)
+        width = x.shape[-1]
+        first = Weights((width, self.hidden), kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")()
+        second = Weights((self.hidden, width), kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")()
+        drop = Dropout(self.dropout)
+
+        def apply(x, first, second):
+            hidden = drop(self.activation(x @ first[0] + first[1]), deterministic)
+            return hidden @ second[0] + second[1]
+
+        def frame_by_frame(x, first, second):
+            return jax.lax.map(lambda frame: apply(frame, first, second), x)
+
+        x = x.astype(self.dtype)
+        if not deterministic or x.ndim < 3:
+            return apply(x, first, second)
+        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
+        return jax.lax.platform_dependent(x, first, second, cpu=frame_by_frame, default=apply)
