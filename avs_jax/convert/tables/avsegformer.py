@@ -5,7 +5,17 @@ from __future__ import annotations
 from avs_jax import backbones
 from avs_jax.convert.rules import ConversionError, Rule, stacked_linears
 from avs_jax.convert.tables import backbones as backbone_tables
-from avs_jax.convert.tables.parts import Entries, attention, conv, dead, linear, norm, pointwise, weight
+from avs_jax.convert.tables.parts import (
+    Entries,
+    attention,
+    conv,
+    dead,
+    deformable_attention,
+    linear,
+    norm,
+    pointwise,
+    weight,
+)
 
 _LEVELS = 3  # of the encoder's tokens: 1/8, 1/16, 1/32
 
@@ -59,13 +69,7 @@ def _encoder(config) -> Entries:
     table = [weight("head.level_embed", (_LEVELS, width), "head/encoder/level_embed")]
     for i in range(config.encoder.num_layers):
         theirs, ours = f"head.transformer.encoder.layers.{i}", f"head/encoder/layer_{i}"
-        for name, outputs in (
-            ("sampling_offsets", 2 * samples),
-            ("attention_weights", samples),
-            ("value_proj", width),
-            ("output_proj", width),
-        ):
-            table += linear(f"{theirs}.self_attn.{name}", f"{ours}/self_attn/{name}", width, outputs)
+        table += deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
         table += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.encoder.ffn_dim)
         table += _norms(theirs, ours, width, 2)
     return table

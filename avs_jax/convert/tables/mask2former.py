@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from avs_jax.convert.tables.parts import Entries, attention, conv, linear, norm, pointwise, weight
+from avs_jax.convert.tables.parts import Entries, attention, conv, deformable_attention, linear, norm, pointwise, weight
 from avs_jax.layers.pixel_decoder import NUM_LEVELS
 
 
@@ -100,13 +100,7 @@ def pixel_decoder(config, channels: Sequence[int], names: Names, target: str) ->
         table += norm(group_norm, f"{target}/input_norm_{i}", width)
     for i in range(e.num_layers):
         theirs, ours = names.encoder_layer.format(i), f"{target}/layer_{i}"
-        for name, outputs in (
-            ("sampling_offsets", 2 * samples),
-            ("attention_weights", samples),
-            ("value_proj", width),
-            ("output_proj", width),
-        ):
-            table += linear(f"{theirs}.self_attn.{name}", f"{ours}/self_attn/{name}", width, outputs)
+        table += deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
         norm1, linear1, linear2, norm2 = (f"{theirs}.{part}" for part in names.encoder_parts)
         table += norm(norm1, f"{ours}/norm1", width) + norm(norm2, f"{ours}/norm2", width)
         table += linear(linear1, f"{ours}/ffn/linear1", width, e.ffn_dim)

@@ -64,6 +64,12 @@ def attention(source: str, target: str, width: int, bias: bool) -> Entries:
     return entries + linear(f"{source}.out_proj", f"{target}/out", width, width, bias)
 
 
+def deformable_attention(source: str, target: str, width: int, samples: int) -> Entries:
+    """Multi-scale deformable attention that reads `samples` places: heads x levels x points."""
+    outputs = {"sampling_offsets": 2 * samples, "attention_weights": samples, "value_proj": width, "output_proj": width}
+    return [e for name, size in outputs.items() for e in linear(f"{source}.{name}", f"{target}/{name}", width, size)]
+
+
 def dead(entries: Entries) -> Entries:
     """The same entries of a module that is never run."""
     return [e if isinstance(e, Dead) else Dead(e.source, e.shape, e.collection) for e in entries]
