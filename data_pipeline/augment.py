@@ -1,18 +1,27 @@
-"""Geometry of frames and masks: the published preprocessing, exactly, and paired random transforms.
+"""Frames and masks: the published preprocessing, exactly, and paired random transforms.
 
 Frames are (n, H, W, 3) uint8 and resized bilinearly by Pillow, as the authors' torchvision on PIL images does (its
 filter is antialiased when it shrinks); masks are (m, H, W) uint8 class indices and take the nearest pixel. One clip's
-frames and masks always get the same transform.
+frames and masks always get the same geometry.
+
+VCT trains on `square` (AVSS only), then `random_scale_crop`, `random_colours`, `random_flip` and `pad`, in this order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
+
+from data_pipeline import colour
 
 Size = tuple[int, int]
 Pair = tuple[np.ndarray, np.ndarray]
 Box = tuple[float, float, float, float]
+
+LONGEST = 7 / 3  # of a scaled clip's longer side, in sides of the image: 896 for 384, as published
+PADDING = 128  # of frames; that of masks is 255, ignored
 
 
 def resize(images: np.ndarray, size: Size, nearest: bool = False, box: Box | None = None) -> np.ndarray:
@@ -30,6 +39,12 @@ def resize(images: np.ndarray, size: Size, nearest: bool = False, box: Box | Non
 def squash(frames: np.ndarray, masks: np.ndarray, size: Size) -> Pair:
     """Both sides to `size`, proportions not kept: S4 and MS3 always, AVSS in evaluation."""
     return resize(frames, size), resize(masks, size, nearest=True)
+
+
+def square(frames: np.ndarray, masks: np.ndarray) -> Pair:
+    """Both sides to the shorter one, proportions not kept: what VCT does first with AVSS in training."""
+    side = min(frames.shape[1:3])
+    return squash(frames, masks, (side, side))
 
 
 def centre_crop(frames: np.ndarray, masks: np.ndarray, size: Size) -> Pair:
@@ -64,6 +79,48 @@ def random_crop(frames: np.ndarray, masks: np.ndarray, size: Size, min_crop: flo
     top, left = rng.uniform(0.0, height - box_height), rng.uniform(0.0, width - box_width)
     box = (left, top, left + box_width, top + box_height)
     return resize(frames, size, box=box), resize(masks, size, nearest=True, box=box)
+
+
+def random_scale_crop(
+    frames: np.ndarray, masks: np.ndarray, size: Size, scales: Sequence[float], rng: np.random.Generator
+) -> Pair:
+    """Resizes the shorter side to one of `scales` times that of `size`, then cuts out at most `size`, anywhere.
+
+    The result is smaller than `size` where the scaled clip is. Proportions are kept, and a clip whose longer side would
+    be more than `LONGEST` times the shorter side of `size` becomes just that (detectron2's `ResizeShortestEdge` and
+    absolute `RandomCrop`).
+    """
+    side = min(size)
+    edge = int(side * scales[rng.integers(len(scales))])
+    scaled = scaled_size(frames.shape[1:3], edge, int(side * LONGEST + 1e-6))
+    crop = min(size[0], scaled[0]), min(size[1], scaled[1])
+    top, left = rng.integers(scaled[0] - crop[0] + 1), rng.integers(scaled[1] - crop[1] + 1)
+    window = (slice(None), slice(top, top + crop[0]), slice(left, left + crop[1]))
+    return resize(frames, scaled)[window], resize(masks, scaled, nearest=True)[window]
+
+
+def scaled_size(size: Size, edge: int, longest: int) -> Size:
+    """`size` with a shorter side of `edge`, but no side longer than `longest`; rounded, halves up."""
+    scale = edge / min(size)
+    scale *= min(1.0, longest / (max(size) * scale))
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+
+def random_colours(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Distorts the colours of every frame by itself, as VCT does."""
+    return np.stack([colour.distort(frame, colour.draw(rng)) for frame in frames])
+
+
+def pad(frames: np.ndarray, masks: np.ndarray, size: Size) -> Pair:
+    """Fills up to `size` on the right and below: frames with grey, masks with 255."""
+    height, width = frames.shape[1:3]
+    rows, columns = (0, size[0] - height), (0, size[1] - width)
+    if rows[1] == columns[1] == 0:
+        return frames, masks
+    return (
+        np.pad(frames, ((0, 0), rows, columns, (0, 0)), constant_values=PADDING),
+        np.pad(masks, ((0, 0), rows, columns), constant_values=255),
+    )
 
 
 def random_flip(frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> Pair:

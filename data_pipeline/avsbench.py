@@ -16,7 +16,8 @@ AVSS, T = 10: `metadata.csv` (`uid`, `label`, `split`), `label2idx.json` (71 cla
   `frames/{0..}.jpg`, `labels_rgb/{0..}.png` in the classes' colours, `audio.wav`. The label is the subset: v1s and v1m
   have 5 frames, v2 has 10; of v1s only the first mask counts in training.
 
-Beside the log-mels of S4 and MS3, wav files in `audio_wav/` (same names) are found if they are there.
+Beside the log-mels of S4 and MS3, wav files in `audio_wav/` (same names) are found if they are there; so are, for all
+three, pre-segmented images (see `pre_masks`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import audio, labels, rawfiles
+from data_pipeline import audio, labels, pre_masks, rawfiles
 from data_pipeline.problems import RESTORE, BadFile, DataError, Findings, Problem, read_bytes, read_table
 
 __all__ = ["SPLITS", "TASKS", "Clip", "DataError", "Problem", "Sample", "check", "find", "read"]
@@ -56,6 +57,7 @@ class Sample:
       log_mel: S4, MS3: the pickled log-mel; AVSS: None.
       wav: the sound; S4, MS3: None where the data set has been unpacked without it.
       num_frames: T.
+      pre_masks: pre-segmented images, one for each frame; none where the data set has been unpacked without them.
       frame_valid, mask_valid: T flags each, a real frame; an annotated frame.
     """
 
@@ -69,6 +71,7 @@ class Sample:
     log_mel: Path | None
     wav: Path | None
     num_frames: int
+    pre_masks: tuple[Path, ...] = ()
 
     @property
     def frame_valid(self) -> tuple[bool, ...]:
@@ -88,12 +91,14 @@ class Clip:
       masks: (h, w) uint8 class indices at the stored size, for the first frames; 0 and 1 in S4 and MS3.
       log_mel: (T, 96, 64) float32.
       waveform: (n,) int16, mono, 16 kHz; None where the data set has no wav.
+      pre_masks: the encoded pre-segmented images, one for each frame or none.
     """
 
     frames: tuple[bytes, ...]
     masks: tuple[np.ndarray, ...]
     log_mel: np.ndarray
     waveform: np.ndarray | None
+    pre_masks: tuple[bytes, ...] = ()
 
 
 # Finding
@@ -171,6 +176,7 @@ def _s4_sample(root: Path, name: str, row: dict[str, str]) -> Sample:
         log_mel=data / "audio_log_mel" / inner / f"{name}.pkl",
         wav=_if_there(data / "audio_wav" / inner / f"{name}.wav"),
         num_frames=5,
+        pre_masks=pre_masks.find(data / pre_masks.FOLDER / inner / name, [f"{name}_{k}" for k in range(1, 6)]),
     )
 
 
@@ -187,12 +193,14 @@ def _ms3_sample(root: Path, name: str, row: dict[str, str]) -> Sample:
         log_mel=data / "audio_log_mel" / split / f"{name}.pkl",
         wav=_if_there(data / "audio_wav" / split / f"{name}.wav"),
         num_frames=5,
+        pre_masks=pre_masks.find(data / pre_masks.FOLDER / name, [f"{name}.mp4_{k}" for k in range(1, 6)]),
     )
 
 
 def _avss_sample(root: Path, name: str, row: dict[str, str]) -> Sample:
     split, subset = row["split"], row["label"]
     folder, count = root / subset / name, _SUBSETS[subset]
+    segmented = root / pre_masks.FOLDER / "AVSBench_semantic" / subset / name / "frames"
     annotated = 1 if subset == "v1s" and split == "train" else count
     return Sample(
         task="avss",
@@ -205,6 +213,7 @@ def _avss_sample(root: Path, name: str, row: dict[str, str]) -> Sample:
         log_mel=None,
         wav=folder / "audio.wav",
         num_frames=10,
+        pre_masks=pre_masks.find(segmented, map(str, range(count))),
     )
 
 
@@ -255,13 +264,15 @@ def read(sample: Sample) -> Clip:
     findings = Findings(sample.name)
     frames = [findings.attempt(read_bytes, path) for path in sample.frames]
     masks = [findings.attempt(_read_mask, path, sample.task) for path in sample.masks]
+    segmented = [findings.attempt(read_bytes, path) for path in sample.pre_masks]
     heard = None if sample.wav is None else findings.attempt(audio.read_mono_16k, sample.wav)
     if sample.log_mel is not None:
         log_mel = findings.attempt(rawfiles.read_log_mel, sample.log_mel, sample.num_frames)
     elif heard is not None:
-        log_mel = findings.attempt(_make_log_mel, heard, sample.wav, sample.num_frames)
+        log_mel = findings.attempt(rawfiles.make_log_mel, heard, sample.wav, sample.num_frames)
     findings.raise_any()
-    return Clip(tuple(frames), tuple(masks), log_mel, None if heard is None else audio.to_int16(heard))
+    waveform = None if heard is None else audio.to_int16(heard)
+    return Clip(tuple(frames), tuple(masks), log_mel, waveform, tuple(segmented))
 
 
 def _check_sample(sample: Sample) -> list[Problem]:
@@ -275,6 +286,8 @@ def _check_sample(sample: Sample) -> list[Problem]:
         if frame is not None and frame.size != mask.size:
             (w, h), (width, height) = mask.size, frame.size
             findings.add(path, f"is {w} x {h} where its frame is {width} x {height}", RESTORE)
+    for path in sample.pre_masks:
+        findings.attempt(rawfiles.read_image, path)
     if sample.log_mel is not None:
         findings.attempt(rawfiles.read_log_mel, sample.log_mel, sample.num_frames)
     heard = None if sample.wav is None else findings.attempt(audio.read_mono_16k, sample.wav)
@@ -285,9 +298,3 @@ def _check_sample(sample: Sample) -> list[Problem]:
 
 def _read_mask(path: Path, task: str) -> np.ndarray:
     return rawfiles.mask_indices(rawfiles.read_image(path), path, task)
-
-
-def _make_log_mel(waveform: np.ndarray, path: Path, num_frames: int) -> np.ndarray:
-    """AVSS: the examples of a waveform at 16 kHz, then zeros where it is shorter than T seconds. Raises BadFile."""
-    rawfiles.check_length(waveform, path, num_frames)
-    return audio.fit_examples(audio.log_mel(waveform, audio.SAMPLE_RATE), num_frames, padding="zeros")

@@ -11,6 +11,8 @@ A batch is a flat dict of arrays for B clips of T frames of H x W pixels:
     clip_valid       (B,) bool                a real clip, not the padding of a last batch
     category         (B,) int32               S4: the number of the clip's category, else -1
     clip_index       (B,) int32               the clip's place in its split, -1 for padding
+    pre_masks        (B, T, H, W, 3) uint8    pre-segmented images, RGB; only where they are asked for
+    frame_index      (B,) int32               packed batches (T = 1): the frame's place in its clip
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ FIELDS = {
     "clip_valid": Field(("B",), np.dtype(bool)),
     "category": Field(("B",), np.dtype(np.int32)),
     "clip_index": Field(("B",), np.dtype(np.int32)),
+    "pre_masks": Field(("B", "T", "H", "W", 3), np.dtype(np.uint8), required=False),
+    "frame_index": Field(("B",), np.dtype(np.int32), required=False),
 }
 
 
@@ -90,6 +94,7 @@ def example_batch(
     image_size: tuple[int, int],
     num_classes: int = 1,
     seed: int | None = None,
+    pre_masks: bool = False,
 ) -> dict[str, np.ndarray]:
     """A batch that keeps the contract: random where a seed is given, else zeros (for compilation).
 
@@ -99,10 +104,12 @@ def example_batch(
       image_size: (H, W).
       num_classes: 1 gives binary masks (0 and 1), more give masks below `num_classes`.
       seed: of the random frames, log-mels and masks.
+      pre_masks: whether there are any; random as well.
     """
     sizes = {"B": batch_size, "T": num_frames, "H": image_size[0], "W": image_size[1]}
     shapes = {name: tuple(sizes.get(axis, axis) for axis in field.axes) for name, field in FIELDS.items()}
-    batch = {name: np.zeros(shapes[name], field.dtype) for name, field in FIELDS.items() if name != "audio_embedding"}
+    absent = {"audio_embedding", "frame_index"} | (set() if pre_masks else {"pre_masks"})
+    batch = {name: np.zeros(shapes[name], field.dtype) for name, field in FIELDS.items() if name not in absent}
     for name in ("frame_valid", "mask_valid", "clip_valid"):
         batch[name][:] = True
     batch["category"][:] = -1
@@ -112,4 +119,6 @@ def example_batch(
         batch["frames"] = rng.integers(0, 256, shapes["frames"], np.uint8)
         batch["log_mel"] = rng.normal(-2.0, 1.5, shapes["log_mel"]).astype(np.float32)
         batch["masks"] = rng.integers(0, max(num_classes, 2), shapes["masks"], np.uint8)
+        if pre_masks:
+            batch["pre_masks"] = rng.integers(0, 256, shapes["pre_masks"], np.uint8)
     return batch

@@ -160,7 +160,8 @@ class _Padded:
 
 def _padding(options: LoaderOptions) -> dict[str, np.ndarray]:
     sizes = {"T": options.frames, "H": options.image_size[0], "W": options.image_size[1]}
-    names = [name for name in FIELDS if name != "audio_embedding"]
+    absent = {"audio_embedding"} if options.pre_masks else {"audio_embedding", "pre_masks"}
+    names = [name for name in FIELDS if name not in absent]
     empty = {name: tuple(sizes.get(axis, axis) for axis in FIELDS[name].axes[1:]) for name in names}
     padding = {name: np.zeros(shape, FIELDS[name].dtype) for name, shape in empty.items()}
     return padding | {"category": np.int32(-1), "clip_index": np.int32(-1)}

@@ -26,8 +26,15 @@ class LoaderOptions:
       preprocess: "squash" or "centre_crop"; "published" takes the task's own for training and for evaluation.
       flip: training: mirror half of the clips.
       min_crop: training: the smallest part of each side that a random crop keeps; 1 switches it off.
+      scales: training: the shorter side becomes one of these times that of `image_size`, then at most `image_size` is
+        cut out and filled up to it, as VCT does; empty switches it off. In place of `preprocess`.
+      colour: training: distort the colours of each frame (see `data_pipeline.colour`).
+      pre_masks: deliver the pre-segmented images, too.
       audio: see `audio_conditions`.
       supervised_frames_only: deliver the first frame alone (T = 1), the only one that S4's training set annotates.
+      packed: deliver annotated frames alone, those of several clips as clips of one frame (see `packing`).
+      packed_frames: training: the sizes of packed batches, in frames a clip; a batch has the smallest that holds it.
+      audio_embedding: deliver the audio embeddings of the records in place of log-mels, where `audio` is "true".
       workers: processes that read ahead; 0 reads in this process.
       threads: threads that read ahead in each process.
       buffer: batches that wait ready.
@@ -42,8 +49,14 @@ class LoaderOptions:
     preprocess: str = "published"
     flip: bool = False
     min_crop: float = 1.0
+    scales: tuple[float, ...] = ()
+    colour: bool = False
+    pre_masks: bool = False
     audio: str = "true"
     supervised_frames_only: bool = False
+    packed: bool = False
+    packed_frames: tuple[int, ...] = ()
+    audio_embedding: bool = False
     workers: int = 0
     threads: int = 2
     buffer: int = 4
@@ -57,6 +70,10 @@ class LoaderOptions:
             raise LoaderError(f"preprocess={self.preprocess!r} is not published, {' or '.join(augment.PREPROCESS)}")
         if not 0 < self.min_crop <= 1:
             raise LoaderError(f"min_crop={self.min_crop} is not above 0 and at most 1")
+        if self.scales and (self.min_crop < 1 or min(self.scales) <= 0):
+            raise LoaderError(f"scales={self.scales} are not above 0, or min_crop={self.min_crop} crops as well")
+        if any(not 1 <= each <= self.frames for each in self.packed_frames):
+            raise LoaderError(f"packed_frames={self.packed_frames}: frames a clip, from 1 to {self.frames}")
         if min(*self.image_size, self.batch_size) < 1:
             raise LoaderError(f"image_size={self.image_size} and batch_size={self.batch_size} must be positive")
 
@@ -64,3 +81,8 @@ class LoaderOptions:
     def frames(self) -> int:
         """T of the batches."""
         return 1 if self.supervised_frames_only else self.num_frames or _FRAMES[self.task]
+
+    @property
+    def hears_embeddings(self) -> bool:
+        """Whether the batches have `audio_embedding`; other sounds than the clip's own are given as log-mels."""
+        return self.audio_embedding and self.audio == "true"

@@ -67,6 +67,12 @@ def read_log_mel(path: Path, num_frames: int) -> np.ndarray:
     return tensor[:, 0].astype(np.float32)
 
 
+def make_log_mel(waveform: np.ndarray, path: Path, num_frames: int) -> np.ndarray:
+    """AVSS: the examples of a waveform at 16 kHz, then zeros where it is shorter than T seconds. Raises BadFile."""
+    check_length(waveform, path, num_frames)
+    return audio.fit_examples(audio.log_mel(waveform, audio.SAMPLE_RATE), num_frames, padding="zeros")
+
+
 def check_length(waveform: np.ndarray, path: Path, num_frames: int) -> None:
     """Raises BadFile where a waveform at 16 kHz gives more log-mel examples than its clip has frames."""
     count = audio.num_examples(len(waveform))

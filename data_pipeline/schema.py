@@ -18,9 +18,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipeline.tfrecord import RecordError
 
 SCHEMA_VERSION = 1
-"""Raised by one whenever the fields of a record or their meaning change; records of another version are refused."""
+"""Raised by one whenever what a record must hold, or its meaning, changes; records of another version are refused."""
 
 TFDS_VERSION = f"{SCHEMA_VERSION}.0.0"
+
+EMBEDDING = 128  # numbers of a VGGish embedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Record:
       log_mel: (T, 96, 64) float32, one VGGish patch a second.
       audio: (n,) int16 at 16 kHz, empty where the data set has no waveform.
       classes: (k,) int64, the class indices other than background that occur in the masks, ascending.
+      pre_masks: encoded pre-segmented images, one for each frame; empty where the data set has none.
+      audio_embedding: (T, 128) float32, VGGish's output for `log_mel`; (0, 128) where it was not asked for.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Record:
     log_mel: np.ndarray
     audio: np.ndarray
     classes: np.ndarray
+    pre_masks: list[bytes] = dataclasses.field(default_factory=list)
+    audio_embedding: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, EMBEDDING), np.float32))
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -71,6 +77,8 @@ def features() -> tfds.features.FeaturesDict:
             "log_mel": feature.Tensor(shape=(None, 96, 64), dtype=np.float32, encoding="bytes"),
             "audio": feature.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
             "classes": feature.Tensor(shape=(None,), dtype=np.int64),
+            "pre_masks": encoded,
+            "audio_embedding": feature.Tensor(shape=(None, EMBEDDING), dtype=np.float32, encoding="bytes"),
         }
     )
 
@@ -106,13 +114,22 @@ def decode(raw: bytes) -> Record:
         log_mel=np.frombuffer(found["log_mel"].bytes_list.value[0], np.float32).reshape(-1, 96, 64),
         audio=np.frombuffer(found["audio"].bytes_list.value[0], np.int16),
         classes=np.array(found["classes"].int64_list.value, np.int64),
+        pre_masks=list(found["pre_masks"].bytes_list.value),
+        audio_embedding=np.frombuffer(b"".join(found["audio_embedding"].bytes_list.value), np.float32).reshape(
+            -1, EMBEDDING
+        ),
     )
 
 
 def describe(raw: bytes) -> dict:
     """What the index keeps of a record, so that clips can be listed and paired without reading them."""
     record = decode(raw)
-    return {"name": record.name, "category": record.category, "classes": record.classes.tolist()}
+    return {
+        "name": record.name,
+        "category": record.category,
+        "classes": record.classes.tolist(),
+        "annotated": int(record.mask_valid.sum()),
+    }
 
 
 def encode_mask(mask: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_pipeline import avsbench, records, schema
+from data_pipeline.audio_cache import AudioCache
 from data_pipeline.tfrecord import index_path, read_index, write_atomically, write_shard
 
 _SHARD_BYTES = 128 << 20  # large enough to stream, small enough to share out among processes
@@ -51,7 +52,7 @@ def inspect(sample: avsbench.Sample) -> tuple[list[avsbench.Problem], Source | N
     if problems:
         return problems, None
     size, lines = 0, [repr((sample.name, sample.split, sample.category, sample.frame_valid, sample.mask_valid))]
-    for path in (*sample.frames, *sample.masks, sample.log_mel, sample.wav):
+    for path in (*sample.frames, *sample.masks, sample.log_mel, sample.wav, *sample.pre_masks):
         if path is not None:
             content = path.read_bytes()
             size += len(content)
@@ -65,8 +66,10 @@ def plan(
     samples: Sequence[avsbench.Sample],
     sources: Sequence[Source],
     per_split: int | None = None,
+    cache: AudioCache | None = None,
 ) -> list[Shard]:
     """Shares out the clips: in order, evenly, shards of about 128 MiB and at most 256 clips unless `per_split` says."""
+    made_by = [task, str(schema.SCHEMA_VERSION), *([cache.vggish] if cache else [])]
     found = []
     for split in dict.fromkeys(sample.split for sample in samples):
         members = [i for i, sample in enumerate(samples) if sample.split == split]
@@ -75,7 +78,7 @@ def plan(
         parts = np.array_split(members, min(count, len(members)))
         for number, part in enumerate(parts):
             path = folder / f"{records.set_name(task)}-{split}.tfrecord-{number:05d}-of-{len(parts):05d}"
-            digest = _digest([task, str(schema.SCHEMA_VERSION), *(sources[i].digest for i in part)])
+            digest = _digest([*made_by, *(sources[i].digest for i in part)])
             found.append(Shard(path, split, tuple(samples[i] for i in part), digest))
     return found
 
@@ -85,14 +88,14 @@ def set_fingerprint(shards: Sequence[Shard]) -> str:
     return _digest([f"{shard.path.name} {shard.fingerprint}" for shard in shards])
 
 
-def write(shard: Shard) -> None:
-    """Reads the shard's clips and writes its file and index.
+def write(shard: Shard, cache: AudioCache | None = None) -> None:
+    """Reads the shard's clips and writes its file and index; with a cache, the clips' audio embeddings too.
 
     Raises:
       avsbench.DataError: a raw file has become unreadable since it was checked.
       OSError: the output cannot be written; no part of the shard is left.
     """
-    write_shard(shard.path, _payloads(shard.samples), schema.describe, shard.fingerprint)
+    write_shard(shard.path, _payloads(shard.samples, cache), schema.describe, shard.fingerprint)
 
 
 def count(shard: Shard) -> dict[str, int]:
@@ -113,7 +116,14 @@ def clear_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
             path.unlink()
 
 
-def write_metadata(folder: Path, task: str, shards: Sequence[Shard], categories: Sequence[str], origin: dict) -> None:
+def write_metadata(
+    folder: Path,
+    task: str,
+    shards: Sequence[Shard],
+    categories: Sequence[str],
+    origin: dict,
+    cache: AudioCache | None = None,
+) -> None:
     """Writes TFDS's metadata and our own; `dataset_info.json`, which makes the set count as whole, comes last."""
     template = tfds.core.ShardedFileTemplate(
         data_dir=folder, dataset_name=records.set_name(task), filetype_suffix="tfrecord"
@@ -129,6 +139,7 @@ def write_metadata(folder: Path, task: str, shards: Sequence[Shard], categories:
         "schema_version": schema.SCHEMA_VERSION,
         "fingerprint": set_fingerprint(shards),
         "categories": list(categories),
+        "vggish": cache.vggish if cache else "",
         "origin": origin,
     }
     identity = tfds.core.dataset_info.DatasetIdentity(
@@ -156,10 +167,13 @@ def write_report(folder: Path, report: dict) -> None:
     write_atomically(folder / "report.json", [json.dumps(report, indent=2).encode() + b"\n"])
 
 
-def _payloads(samples: Sequence[avsbench.Sample]) -> Iterator[bytes]:
+def _payloads(samples: Sequence[avsbench.Sample], cache: AudioCache | None) -> Iterator[bytes]:
     declared = schema.features()
     for sample in samples:
-        yield schema.encode(_record(sample, avsbench.read(sample)), declared)
+        record = _record(sample, avsbench.read(sample))
+        if cache:
+            record = dataclasses.replace(record, audio_embedding=cache.embed(record.log_mel))
+        yield schema.encode(record, declared)
 
 
 def _record(sample: avsbench.Sample, clip: avsbench.Clip) -> schema.Record:
@@ -177,6 +191,7 @@ def _record(sample: avsbench.Sample, clip: avsbench.Clip) -> schema.Record:
         log_mel=clip.log_mel,
         audio=audio,
         classes=present[(present > 0) & (present < 255)],
+        pre_masks=list(clip.pre_masks),
     )
 
 

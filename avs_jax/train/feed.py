@@ -12,7 +12,8 @@ from data_pipeline import batch, loader
 
 # Model inputs and targets, and the clips' places; the rest of a batch stays on the host.
 DEVICE_KEYS = (
-    "frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index", "category"
+    "frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index",
+    "category", "pre_masks",
 )  # fmt: skip
 
 
