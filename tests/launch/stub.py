@@ -1,9 +1,9 @@
 """Stands in for gcloud, xpk, kubectl, docker, srun and scontrol: knows their arguments, runs nothing, answers as told.
 
 Under the name of the program, first on PATH. Arguments that the real program does not know end it with 2, as they would
-there. In the folder $STUB: `calls.jsonl` gets every call, `answers.json` holds {"tpu-vm ssh": [[exit code, output], ...]},
-of which each call takes the next and the last one stays. `remote`, if it is there, is the home of the machine on which
-the commands of `ssh` really run, after their answers.
+there. In the folder $STUB: `calls.jsonl` gets every call, `answers.json` holds {"tpu-vm ssh": [[exit code, output],
+...]}, of which each call takes the next and the last one stays. `remote`, if it is there, is the home of the machine on
+which the commands of `ssh` really run, after their answers.
 """
 
 import argparse
@@ -36,8 +36,10 @@ COMMANDS = {
     "xpk": {
         "workload create": (
             0,
-            [*_CLOUD, "--cluster", "--workload", "--tpu-type", "--device-type", "--num-slices", "--docker-image"]
-            + ["--max-restarts", "--restart-on-exit-codes", "--termination-grace-period-seconds", "--command"],
+            [
+                *(*_CLOUD, "--cluster", "--workload", "--tpu-type", "--device-type", "--num-slices", "--docker-image"),
+                *("--max-restarts", "--restart-on-exit-codes", "--termination-grace-period-seconds", "--command"),
+            ],
             ["--spot"],
         ),
     },
@@ -87,7 +89,9 @@ def main() -> int:
     print(output)
     home = folder / "remote"
     if name == "tpu-vm ssh" and home.is_dir() and code == 0:
-        return subprocess.run(["bash", "-c", found["command"]], cwd=home, env=os.environ | {"HOME": str(home)}).returncode
+        return subprocess.run(
+            ["bash", "-c", found["command"]], cwd=home, env=os.environ | {"HOME": str(home)}
+        ).returncode
     return code
 
 
