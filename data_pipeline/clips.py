@@ -67,7 +67,8 @@ class ClipSource:
     @property
     def annotated(self) -> list[int]:
         """How many frames of each clip are annotated; T at most, which stands where the records do not tell."""
-        return [note.get("annotated", self._options.frames) for note in self._records.notes]
+        length = self._options.frames
+        return [min(note.get("annotated", length), length) for note in self._records.notes]
 
     @property
     def is_random(self) -> bool:
@@ -132,8 +133,8 @@ class ClipSource:
         length = self._options.frames
         if self._options.pre_masks and len(record.pre_masks) != len(record.frames):
             raise RecordError(
-                f"{self._records.where(index)}: clip {record.name} has {len(record.pre_masks)} pre-segmented images for "
-                f"{len(record.frames)} frames: put them beside its raw files (data_pipeline/pre_masks.py says where) "
+                f"{self._records.where(index)}: clip {record.name} has {len(record.pre_masks)} pre-segmented images "
+                f"for {len(record.frames)} frames: put them beside its raw files (data_pipeline/pre_masks.py says where) "
                 "and convert again, or set config.model.pre_masks=False"
             )
         try:

@@ -2,6 +2,7 @@
 
     python -m data_pipeline.convert --dataset s4 --source /data/AVSBench/Single-source --out records
     python -m data_pipeline.convert --dataset synthetic --task ms3 --clips 200,40,40 --out records
+    python -m data_pipeline.convert --dataset avss --source RAW --out records --cache-audio vggish-10086976.pth
 
 Everything is checked first, and everything that is missing or damaged is listed at once (`--on-problem=skip` converts
 the rest). Shards appear under their names only when whole, `dataset_info.json` only after the last of them, so a set
@@ -16,6 +17,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import json
 import os
 import sys
@@ -25,7 +27,8 @@ from pathlib import Path
 
 import tqdm
 
-from data_pipeline import avsbench, labels, records, shards, workers
+from data_pipeline import audio_cache, avsbench, labels, records, shards, workers
+from data_pipeline.problems import BadFile
 from data_pipeline.synthetic import write as write_synthetic
 from data_pipeline.synthetic_clip import VERSION
 from data_pipeline.tfrecord import RecordError
@@ -77,6 +80,7 @@ def convert(
     skip_damaged: bool = False,
     progress: bool = True,
     origin: dict | None = None,
+    cache: audio_cache.AudioCache | None = None,
 ) -> Report:
     """Converts the raw data set of `task` in `source` into `out/avsbench_<task>/<version>`.
 
@@ -89,6 +93,7 @@ def convert(
       skip_damaged: convert the clips without problems and report the others, instead of raising before any work.
       progress: show progress bars on a terminal.
       origin: what to note in the metadata of where the data come from.
+      cache: gives the records audio embeddings; shards are then written in this process, which has the accelerator.
 
     Raises:
       avsbench.DataError: the raw data are missing or damaged; all problems are listed.
@@ -101,14 +106,14 @@ def convert(
         raise avsbench.DataError(problems)
     kept = [sample for sample, raw in zip(samples, found, strict=True) if raw]
     folder = records.set_folder(out, task)
-    planned = shards.plan(task, folder, kept, [raw for raw in found if raw], shards_per_split)
+    planned = shards.plan(task, folder, kept, [raw for raw in found if raw], shards_per_split, cache)
     with _storage_errors(planned), _alone(folder):
         complete = _accept_existing(folder, planned)
         todo = [shard for shard in planned if not shard.is_complete()]
         if todo or not complete:
             (folder / records.INFO_FILE).unlink(missing_ok=True)
             shards.clear_leftovers(folder, planned)
-        _write(todo, len(kept), processes, progress)
+        _write(todo, len(kept), 1 if cache else processes, progress, cache)
         report = Report(
             folder=os.fspath(folder),
             task=task,
@@ -120,7 +125,7 @@ def convert(
         )
         if todo or not complete:
             shards.write_report(folder, dataclasses.asdict(report))
-            shards.write_metadata(folder, task, planned, _categories(kept), origin or {})
+            shards.write_metadata(folder, task, planned, _categories(kept), origin or {}, cache)
     return report
 
 
@@ -134,6 +139,7 @@ def synthetic(
     source: str | os.PathLike | None = None,
     processes: int | None = None,
     progress: bool = True,
+    cache: audio_cache.AudioCache | None = None,
 ) -> Report | None:
     """Makes a synthetic raw data set and converts it; does nothing where just this set is already there.
 
@@ -144,7 +150,7 @@ def synthetic(
       size: height and width of the frames.
       seed: the same seed gives the same clips everywhere.
       source: where to put the raw files; `out/raw_<task>` unless given.
-      processes, progress: as for `convert`.
+      processes, progress, cache: as for `convert`.
 
     Raises:
       ConvertError: `out` holds another complete set, or cannot be written.
@@ -152,7 +158,8 @@ def synthetic(
     origin = {"synthetic": {"version": VERSION, "clips": dict(clips), "size": list(size), "seed": seed}}
     folder = records.set_folder(out, task)
     if (folder / records.INFO_FILE).is_file():
-        if json.loads((folder / "metadata.json").read_text())["origin"] == origin:
+        metadata = json.loads((folder / "metadata.json").read_text())
+        if (metadata["origin"], metadata.get("vggish", "")) == (origin, cache.vggish if cache else ""):
             return None
         raise _holds_another(folder)
     source = Path(source or Path(out) / f"raw_{task}")
@@ -161,7 +168,7 @@ def synthetic(
             write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=processes)
         except FileExistsError as error:
             raise ConvertError(str(error)) from error
-    return convert(task, source, out, processes=processes, progress=progress, origin=origin)
+    return convert(task, source, out, processes=processes, progress=progress, origin=origin, cache=cache)
 
 
 def _inspect(samples: Sequence[avsbench.Sample], processes: int | None, progress: bool):
@@ -178,12 +185,19 @@ def _inspect(samples: Sequence[avsbench.Sample], processes: int | None, progress
     return problems, found
 
 
-def _write(todo: Sequence[shards.Shard], clips: int, processes: int | None, progress: bool) -> None:
+def _write(
+    todo: Sequence[shards.Shard],
+    clips: int,
+    processes: int | None,
+    progress: bool,
+    cache: audio_cache.AudioCache | None,
+) -> None:
+    write = functools.partial(shards.write, cache=cache)
     done = clips - sum(len(shard.samples) for shard in todo)
     with tqdm.tqdm(
         total=clips, initial=done, desc="converting", unit="clip", disable=None if progress else True
     ) as bar:
-        for index, _ in workers.run(shards.write, todo, processes):
+        for index, _ in workers.run(write, todo, processes):
             bar.update(len(todo[index].samples))
 
 
@@ -268,12 +282,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips", type=lambda text: _pair(text, 3), default=(160, 20, 20), help="train,val,test")
     parser.add_argument("--size", type=lambda text: _pair(text, 2), default=(224, 224), help="synthetic HEIGHTxWIDTH")
     parser.add_argument("--seed", type=int, default=0, help="of a synthetic set")
+    parser.add_argument("--cache-audio", metavar="VGGISH", help="its weights: stores their audio embeddings as well")
     flags = parser.parse_args(arguments)
     if flags.dataset != "synthetic" and not flags.source:
         parser.error("--source is needed: the folder of the raw data set")
     try:
         report = _dispatch(flags)
-    except (avsbench.DataError, ConvertError, RecordError, workers.WorkerError) as error:
+    except (avsbench.DataError, BadFile, ConvertError, RecordError, workers.WorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(report or f"{records.set_folder(flags.out, flags.task)} already holds this synthetic set")
@@ -281,9 +296,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(flags: argparse.Namespace) -> Report | None:
+    cache = audio_cache.load(flags.cache_audio) if flags.cache_audio else None
     if flags.dataset == "synthetic":
         clips = dict(zip(("train", "val", "test"), flags.clips, strict=True))
-        where = {"source": flags.source, "processes": flags.processes}
+        where = {"source": flags.source, "processes": flags.processes, "cache": cache}
         return synthetic(flags.task, flags.out, clips=clips, size=flags.size, seed=flags.seed, **where)
     return convert(
         flags.dataset,
@@ -292,6 +308,7 @@ def _dispatch(flags: argparse.Namespace) -> Report | None:
         processes=flags.processes,
         shards_per_split=flags.shards,
         skip_damaged=flags.on_problem == "skip",
+        cache=cache,
     )
 
 

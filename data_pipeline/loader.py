@@ -12,18 +12,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
 from absl import flags
 
+from data_pipeline import packing
 from data_pipeline.batch import FIELDS
 from data_pipeline.clips import ClipSource
 from data_pipeline.options import LoaderError, LoaderOptions
 from data_pipeline.records import clip_names, num_clips, open_set
 
 __all__ = ["LoaderError", "LoaderOptions", "StateError", "clip_names", "eval_batches", "num_clips", "train_batches"]
+
+Batch = dict[str, np.ndarray]
 
 _ASIDE = ("workers", "threads", "buffer", "cache")  # how the work is done; the batches are the same
 
@@ -35,15 +38,18 @@ class StateError(ValueError):
 class TrainBatches:
     """An endless iterator over training batches whose state is one number and a fingerprint."""
 
-    def __init__(self, iterator: grain.DatasetIterator, fingerprint: dict):
+    def __init__(self, iterator: grain.DatasetIterator, fingerprint: dict, pack: Callable[[Batch, int], Batch] | None):
         self._iterator = iterator
+        self._pack = pack
         self._fingerprint = json.loads(json.dumps(fingerprint))
 
     def __iter__(self) -> TrainBatches:
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+    def __next__(self) -> Batch:
+        first = self._iterator.get_state()["global_next_index"]
+        batch = next(self._iterator)
+        return self._pack(batch, first) if self._pack else batch
 
     def get_state(self) -> dict:
         """What `set_state` needs to go on after the batch that was delivered last; JSON-able."""
@@ -82,7 +88,7 @@ class EvalBatches:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[Batch]:
         batches = self._dataset.to_iter_dataset(read_options=_read_options(self._options))
         workers = min(self._options.workers, len(self))
         if workers:
@@ -126,12 +132,30 @@ def train_batches(records: str | os.PathLike, split: str, options: LoaderOptions
         )
     )
     stream = {name: value for name, value in dataclasses.asdict(options).items() if name not in _ASIDE}
-    return TrainBatches(iterator, {"records": opened.fingerprint, "split": split, "clips": len(source), **stream})
+    fingerprint = {"records": opened.fingerprint, "split": split, "clips": len(source), **stream}
+    return TrainBatches(iterator, fingerprint, _packer(source.annotated, options, shard) if options.packed else None)
+
+
+def _packer(annotated: list[int], options: LoaderOptions, shard: grain.sharding.ShardOptions) -> Callable:
+    """Packs this process's share of a batch to a size that all processes arrive at, each by itself.
+
+    They all know which clips the others have, and how many frames of them are annotated.
+    """
+    clips = options.batch_size // shard.shard_count
+    in_order = grain.MapDataset.source(annotated).seed(options.seed).shuffle().repeat()
+
+    def pack(batch: Batch, first: int) -> Batch:
+        counts = np.array([in_order[first + place] for place in range(options.batch_size)])
+        most = int(counts.reshape(clips, shard.shard_count).sum(0).max())
+        return packing.pack(batch, packing.size(most, clips, options.frames, options.packed_frames))
+
+    return pack
 
 
 def eval_batches(records: str | os.PathLike, split: str, options: LoaderOptions) -> EvalBatches:
     """Every clip of a split once, in order; the last batch is filled up with zeros, `clip_valid` False there.
 
+    Packed batches have as many frames as others; each holds whole clips, as many as fit, and is filled up in this way.
     In a run of several processes, process p gets rows [p b, (p + 1) b) of each global batch of size b * processes, and
     all processes get the same number of batches. Arguments and errors are those of `train_batches`.
     """
@@ -139,28 +163,56 @@ def eval_batches(records: str | os.PathLike, split: str, options: LoaderOptions)
     shard = _shard(options)
     share = options.batch_size // shard.shard_count
     rows = np.arange(-(-len(source) // options.batch_size) * options.batch_size)
-    rows = rows.reshape(-1, shard.shard_count, share)[:, shard.shard_index].ravel()
-    clips = grain.MapDataset.source(_Padded(source, rows.tolist(), _padding(options)))
-    return EvalBatches(clips.batch(share), options)
+    rows = rows.reshape(-1, shard.shard_count, share)
+    clips = _Padded(source, rows[:, shard.shard_index].ravel().tolist(), _padding(options))
+    if not options.packed:
+        return EvalBatches(grain.MapDataset.source(clips).batch(share), options)
+    size = share * options.frames
+    annotated = np.append(source.annotated, np.zeros(rows.size - len(source), int))
+    groups = [packing.whole_clips(annotated[rows[:, p].ravel()].tolist(), size) for p in range(shard.shard_count)]
+    mine = groups[shard.shard_index]
+    mine += [range(0)] * (max(map(len, groups)) - len(mine))
+    return EvalBatches(grain.MapDataset.source(_Packed(clips, mine, size)), options)
 
 
 class _Padded:
     """The clips at the given places of a source, and padding past its end."""
 
     def __init__(self, source: ClipSource, rows: list[int], padding: dict[str, np.ndarray]):
-        self._source, self._rows, self._padding = source, rows, padding
+        self._source, self._rows, self.padding = source, rows, padding
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         row = self._rows[index]
-        return self._source.finish(self._source[row]) if row < len(self._source) else self._padding
+        return self._source.finish(self._source[row]) if row < len(self._source) else self.padding
+
+
+class _Packed:
+    """Packed batches of `size` frames, of given groups of clips."""
+
+    def __init__(self, clips: _Padded, groups: list[range], size: int):
+        self._clips, self._groups, self._size = clips, groups, size
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        members = [self._clips[place] for place in self._groups[index]] or [self._clips.padding]
+        batch = {name: np.stack([clip[name] for clip in members]) for name in members[0]}
+        annotated = np.count_nonzero(batch["mask_valid"] & batch["clip_valid"][:, None])
+        return {name: self._filled(name, value) for name, value in packing.pack(batch, annotated).items()}
+
+    def _filled(self, name: str, value: np.ndarray) -> np.ndarray:
+        nothing = self._clips.padding.get(name, np.zeros((), value.dtype)).flat[0]
+        return np.concatenate([value, np.full((self._size - len(value), *value.shape[1:]), nothing, value.dtype)])
 
 
 def _padding(options: LoaderOptions) -> dict[str, np.ndarray]:
     sizes = {"T": options.frames, "H": options.image_size[0], "W": options.image_size[1]}
-    absent = {"audio_embedding"} if options.pre_masks else {"audio_embedding", "pre_masks"}
+    absent = {"log_mel" if options.hears_embeddings else "audio_embedding", "frame_index"}
+    absent |= set() if options.pre_masks else {"pre_masks"}
     names = [name for name in FIELDS if name not in absent]
     empty = {name: tuple(sizes.get(axis, axis) for axis in FIELDS[name].axes[1:]) for name in names}
     padding = {name: np.zeros(shape, FIELDS[name].dtype) for name, shape in empty.items()}

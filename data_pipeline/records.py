@@ -42,6 +42,7 @@ class RecordSet:
       categories: names of the clips' categories; a category's number is its place here.
       shards: the files of each split, in order.
       clips: the number of clips of each split.
+      vggish: fingerprint of the VGGish whose embeddings the records hold; empty where they hold none.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class RecordSet:
     categories: tuple[str, ...]
     shards: dict[str, tuple[Path, ...]]
     clips: dict[str, int]
+    vggish: str = ""
 
     def source(self, split: str) -> TFRecordSource:
         """Random access to the serialised records of one split.
@@ -89,6 +91,7 @@ def open_set(records: str | os.PathLike, task: str | None = None) -> RecordSet:
             categories=tuple(metadata["categories"]),
             shards={name: tuple(map(Path, split.filepaths)) for name, split in info.splits.items()},
             clips={name: split.num_examples for name, split in info.splits.items()},
+            vggish=metadata.get("vggish", ""),
         )
     except (KeyError, ValueError, OSError, json_format.ParseError) as error:
         raise RecordError(f"{folder} was not written by data_pipeline.convert, or is damaged: {error}") from error
