@@ -49,7 +49,9 @@ class Plan:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises one ConfigError that lists everything wrong with `config`."""
-    checks = [*_model(config), *_backbone(config), *_loss(config), *_training(config), *_evaluation(config)]
+    checks = [
+        *_model(config), *_backbone(config), *_loss(config), *_data(config), *_training(config), *_evaluation(config)
+    ]  # fmt: skip
     wrong = [message for good, message in checks if not good]
     if wrong:
         raise ConfigError("this configuration cannot be run:\n" + "\n".join(f"  config.{line}" for line in wrong))
@@ -91,10 +93,6 @@ def _vct(model: ml_collections.ConfigDict, size: Sequence[int]) -> Checks:
     yield _one_of("model.query_generator.grouping", generator.grouping, ("gumbel", "softmax", "none"))
     yield _one_of("model.fusion", model.fusion, ("none", "multiply", "add", "concat"))
     yield (
-        not model.pre_masks,
-        "model.pre_masks: records hold no pre-segmented images",
-    )
-    yield (
         generator.num_pixels == pixels,
         f"model.query_generator.num_pixels={generator.num_pixels}: {pixels} for data.image_size={tuple(size)}",
     )
@@ -132,6 +130,11 @@ def _loss(config: ml_collections.ConfigDict) -> Checks:
         loss.frames != "first" or config.task == "s4",
         f"loss.frames='first': only for task 's4', not {config.task!r}",
     )
+
+
+def _data(config: ml_collections.ConfigDict) -> Checks:
+    scales = tuple(config.data.scales)
+    yield all(scale > 0 for scale in scales), f"data.scales={scales}: multiples of data.image_size, each above 0"
 
 
 def _training(config: ml_collections.ConfigDict) -> Checks:

@@ -46,7 +46,10 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "test_split": "test",
                 "image_size": (size, size),
                 "num_frames": 10 if task == "avss" else 5,
-                "flip": False,
+                "flip": False,  # mirror half of the training clips
+                # Training: the shorter side becomes one of these times the image's; cut out, or filled up. Empty: off.
+                "scales": (),
+                "colour": False,  # training: brightness, contrast, saturation and hue, each frame by itself
                 "workers": 8,
                 "threads": 2,
                 "buffer": 8,
@@ -198,7 +201,8 @@ def _tpavi_loss(task: str) -> dict:
 def _vct(task: str, backbone: dict, image_size: int) -> dict:
     return {
         **_common("vct", task, backbone | {"drop_path": 0.3}),
-        "pre_masks": False,  # a second backbone for pre-segmented images, which the released checkpoints need
+        # A second backbone for pre-segmented images (data_pipeline/pre_masks.py), which the released checkpoints need.
+        "pre_masks": False,
         "frozen_batch_norm": True,  # of a ResNet; False where it is trained from scratch
         "fusion": "none",  # early, of sound into the maps: "multiply", "add", "concat"
         "audio_mlp_dim": 4096,

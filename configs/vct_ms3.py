@@ -4,9 +4,9 @@ r"""VCT on AVSBench MS3 (several sources a clip), as published: Swin-B at 384 pi
     python -m avs_jax.main --config configs/vct_ms3.py --workdir runs/vct_ms3 \
         --config.init_from.backbone=swin_base_patch4_window12_384_22k.pth --config.init_from.vggish=vggish-10086976.pth
 
-The authors start from a Mask2Former that was trained on COCO, and add a second backbone for pre-segmented images,
-which is off here (`model.pre_masks`): records hold no such images. Of their augmentations (scale, crop, colour, flip)
-only the flip is applied.
+The authors start from a Mask2Former that was trained on COCO, and add a second backbone for pre-segmented images. It is
+off here; with the images in place (data_pipeline/pre_masks.py says where) set `--config.model.pre_masks=True`, which
+their checkpoints need.
 """
 
 from configs import base
@@ -17,6 +17,6 @@ def get_config(argument: str = ""):
     config.optimizer.update(
         learning_rate=1e-4, schedule="poly", weight_decay=0.05, decay="weights", backbone_multiplier=0.1, clip_norm=0.01
     )
-    config.data.flip = True
+    config.data.update(scales=tuple(n / 10 for n in range(5, 21)), colour=True, flip=True)
     config.train.update(batch_size=2, steps=40000)
     return config

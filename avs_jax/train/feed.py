@@ -33,6 +33,9 @@ def options(config, *, training: bool, audio: str = "true") -> loader.LoaderOpti
         buffer=data.buffer,
         cache=data.cache and training,
         flip=data.flip and training,
+        scales=tuple(data.scales) if training else (),
+        colour=data.colour and training,
+        pre_masks=config.model.name == "vct" and config.model.pre_masks,
     )
 
 
@@ -86,4 +89,7 @@ def evaluation_batches(config, split: str, audio: str) -> Iterator[dict]:
 
 def example_batch(config) -> dict:
     """Returns a batch of the right shapes and types, for tracing."""
-    return for_device(batch.example_batch(1, config.data.num_frames, tuple(config.data.image_size)))
+    made = options(config, training=False)
+    return for_device(
+        batch.example_batch(1, config.data.num_frames, tuple(config.data.image_size), pre_masks=made.pre_masks)
+    )

@@ -1,5 +1,7 @@
 """Published preprocessing against the authors' own pixels, and the paired random transforms."""
 
+import fractions
+
 import golden
 import numpy as np
 import pytest
@@ -117,3 +119,65 @@ def test_resizing_is_pillows():
     frames, _ = paired_clip()
     expected = Image.fromarray(frames[1]).resize((17, 23), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(augment.resize(frames, (23, 17))[1], np.asarray(expected))
+
+
+PUBLISHED_EDGES = (192, 230, 268, 307, 345, 384, 422, 460, 499, 537, 576, 614, 652, 691, 729, 768)
+SCALES = tuple(n / 10 for n in range(5, 21))
+
+
+def test_the_published_scales_are_the_published_edges():
+    frames, masks = np.zeros((1, 20, 20, 3), np.uint8), np.zeros((1, 20, 20), np.uint8)
+    for scale, edge in zip(SCALES, PUBLISHED_EDGES, strict=True):
+        out, _ = augment.random_scale_crop(frames, masks, (384, 384), (scale,), np.random.default_rng(0))
+        assert out.shape == (1, min(edge, 384), min(edge, 384), 3)
+
+
+@pytest.mark.parametrize("size", [(384, 384), (224, 600), (720, 1280), (600, 224), (333, 500), (100, 4000)])
+@pytest.mark.parametrize("edge", PUBLISHED_EDGES[::5])
+def test_scaled_sizes_keep_proportions_up_to_the_longest_side(size, edge):
+    """By fractions: the shorter side is `edge`, or the longer one 896, and the other follows."""
+    scale = min(fractions.Fraction(edge, min(size)), fractions.Fraction(896, max(size)))
+    expected = tuple(int(side * scale + fractions.Fraction(1, 2)) for side in size)
+    assert augment.scaled_size(size, edge, 896) == expected
+
+
+def test_a_scaled_crop_is_a_window_of_the_scaled_clip():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 10, 14, 3)).astype(np.uint8)
+    masks = rng.integers(0, 71, (1, 10, 14)).astype(np.uint8)
+    places = set()
+    for seed in range(30):
+        out, out_masks = augment.random_scale_crop(frames, masks, (12, 12), (0.5, 1.5), np.random.default_rng(seed))
+        edge = 18 if out.shape[1:3] == (12, 12) else 6
+        size = (edge, round(edge * 1.4))
+        whole = np.stack([np.asarray(Image.fromarray(f).resize(size[::-1], Image.Resampling.BILINEAR)) for f in frames])
+        labels = np.asarray(Image.fromarray(masks[0]).resize(size[::-1], Image.Resampling.NEAREST))
+        windows = np.lib.stride_tricks.sliding_window_view(whole[..., 0], out.shape[1:3], axis=(1, 2))
+        ((top, left),) = np.argwhere((windows == out[:, None, None, ..., 0]).all((0, 3, 4)))
+        np.testing.assert_array_equal(out, whole[:, top : top + out.shape[1], left : left + out.shape[2]])
+        np.testing.assert_array_equal(out_masks[0], labels[top : top + out.shape[1], left : left + out.shape[2]])
+        places.add((edge, int(top), int(left)))
+    assert len(places) > 10 and {edge for edge, *_ in places} == {6, 18}
+
+
+def test_padding_is_right_and_below():
+    frames, masks = np.zeros((2, 5, 7, 3), np.uint8), np.zeros((1, 5, 7), np.uint8)
+    out, out_masks = augment.pad(frames, masks, (8, 9))
+    assert out.shape == (2, 8, 9, 3) and out_masks.shape == (1, 8, 9)
+    assert not out[:, :5, :7].any() and (out[:, 5:] == 128).all() and (out[:, :, 7:] == 128).all()
+    assert not out_masks[:, :5, :7].any() and (out_masks[:, 5:] == 255).all() and (out_masks[:, :, 7:] == 255).all()
+    assert augment.pad(out, out_masks, (8, 9))[0] is out
+
+
+def test_every_frame_has_its_own_colours():
+    frames = np.repeat(paired_clip()[0][:1] // 2 + 60, 6, axis=0)
+    first, again, other = (augment.random_colours(frames, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and len({frame.tobytes() for frame in first}) > 3
+
+
+def test_squaring_squashes_to_the_shorter_side():
+    frames, masks = paired_clip()
+    squared = augment.square(frames, masks)
+    for mine, expected in zip(squared, augment.squash(frames, masks, (40, 40)), strict=True):
+        np.testing.assert_array_equal(mine, expected)

@@ -195,6 +195,29 @@ def test_avss(avss):
     assert short.waveform.dtype == np.int16 and short.waveform.shape == (5 * RATE,)
 
 
+@pytest.mark.parametrize(
+    ("task", "folder", "name", "frames"),
+    [
+        ("s4", "s4_data/pre_SAM_mask/train/helicopter/v0", "v0_{}", range(1, 6)),
+        ("ms3", "ms3_data/pre_SAM_mask/a-b", "a-b.mp4_{}", range(1, 6)),
+        ("avss", "pre_SAM_mask/AVSBench_semantic/v2/u3/frames", "{}", range(10)),
+    ],
+)
+def test_pre_segmented_images_are_read_where_they_are(tmp_path, task, folder, name, frames):
+    WRITERS[task](tmp_path)
+    paths = [tmp_path / folder / f"{name.format(k)}_mask_color.png" for k in frames]
+    assert not any(sample.pre_masks for sample in avsbench.find(task, tmp_path))
+    for k, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image(path, k)
+    (sample,) = [sample for sample in avsbench.find(task, tmp_path) if sample.pre_masks]
+    assert sample.pre_masks == tuple(paths) and avsbench.check([sample]) == []
+    assert avsbench.read(sample).pre_masks == tuple(path.read_bytes() for path in paths)
+    paths[2].unlink()
+    (problem,) = avsbench.check([sample])
+    assert problem.file == paths[2]
+
+
 def test_binary_masks_decode_as_published():
     case = golden.load("avsegformer/data_avss")
     stored = Image.fromarray((case.inputs["mask_s4"] * 255).astype(np.uint8))

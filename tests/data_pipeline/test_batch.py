@@ -29,6 +29,13 @@ def test_an_embedding_takes_the_place_of_the_log_mel():
     batch.check_batch(made | {"audio_embedding": np.zeros((2, 5, 128), np.float32)})
 
 
+def test_pre_segmented_images_are_there_where_they_are_asked_for():
+    assert "pre_masks" not in batch.example_batch(2, 5, (32, 32))
+    made = batch.example_batch(2, 5, (32, 32), seed=1, pre_masks=True)
+    batch.check_batch(made)
+    assert made["pre_masks"].any()
+
+
 def test_everything_wrong_is_said_at_once():
     made = batch.example_batch(2, 5, (32, 32))
     del made["clip_valid"]

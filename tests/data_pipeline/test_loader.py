@@ -22,7 +22,7 @@ def encoded(pixels, kind):
     return buffer.getvalue()
 
 
-def make_record(task, split, number, size=SIZE, waveform=True):
+def make_record(task, split, number, size=SIZE, waveform=True, pre_masks=False):
     """A clip whose pixels, sound and masks follow from its number."""
     rng = np.random.default_rng(1000 * ("train", "val", "test").index(split) + number)
     total, kind = (10, "JPEG") if task == "avss" else (5, "PNG")
@@ -46,6 +46,7 @@ def make_record(task, split, number, size=SIZE, waveform=True):
         log_mel=log_mel,
         audio=rng.integers(-9000, 9000, 16000 * count).astype(np.int16) if waveform else np.zeros(0, np.int16),
         classes=np.setdiff1d(masks, [0]).astype(np.int64),
+        pre_masks=[encoded(frame[::2, ::2, ::-1].astype(np.uint8), "PNG") for frame in frames] if pre_masks else [],
     )
 
 
@@ -147,9 +148,10 @@ def test_training_sees_every_clip_once_an_epoch_in_a_new_order(s4):
 
 
 RANDOM = {"flip": True, "min_crop": 0.5}
+VCT = {"flip": True, "scales": (0.5, 1.0, 2.0), "colour": True}
 
 
-@pytest.mark.parametrize("stream", [{}, RANDOM], ids=["plain", "random"])
+@pytest.mark.parametrize("stream", [{}, RANDOM, VCT], ids=["plain", "random", "as VCT"])
 @pytest.mark.parametrize("work", [{}, {"cache": True}, {"threads": 0}], ids=str)
 def test_a_resumed_stream_goes_on_bit_for_bit(s4, stream, work):
     whole = take(loader.train_batches(s4, "train", options(**stream)), 9)
@@ -192,6 +194,7 @@ def test_the_cache_is_not_disturbed_by_random_transforms(s4):
         ({"batch_size": 2}, "batch_size was 4, is 2"),
         ({"image_size": (12, 16)}, r"image_size was \[24, 32\], is \[12, 16\]"),
         ({"flip": True, "audio": "silence"}, "audio was 'true', is 'silence'; flip was False, is True"),
+        ({"scales": (0.5, 2.0), "colour": True}, r"colour was False, is True; scales was \[\], is \[0.5, 2.0\]"),
     ],
 )
 def test_a_state_of_other_settings_is_refused(s4, changes, named):
@@ -257,6 +260,48 @@ def test_avss_crops_in_training_and_squashes_in_evaluation(avss):
     np.testing.assert_array_equal(frame, scaled[:, 5:37])
     squashed = next(iter(loader.eval_batches(avss, "train", settings)))["frames"][0, 0]
     np.testing.assert_array_equal(squashed, np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+
+
+def test_avss_is_squared_before_it_is_scaled(avss):
+    """48 x 64 pixels become 48 x 48, then 24 x 24 in the left upper corner of 32 x 32."""
+    settings = options("avss", image_size=(32, 32), scales=(0.75,), batch_size=1)
+    (found,) = take(loader.train_batches(avss, "train", settings), 1)
+    record = make_record("avss", "train", int(found["clip_index"][0]), size=(48, 64))
+    frame = Image.open(io.BytesIO(record.frames[1])).convert("RGB")
+    expected = frame.resize((48, 48), Image.Resampling.BILINEAR).resize((24, 24), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(found["frames"][0, 1, :24, :24], expected)
+    assert (found["frames"][0, 1, 24:] == 128).all() and (found["masks"][0, 1, :, 24:] == 255).all()
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    """Clips with pre-segmented images of half their frames' size: the frames with red and blue exchanged."""
+    return write_set(tmp_path_factory.mktemp("segmented"), "s4", {"train": 4, "val": 3}, pre_masks=True)
+
+
+def test_pre_segmented_images_take_the_nearest_pixel(segmented):
+    found = next(iter(loader.eval_batches(segmented, "val", options(pre_masks=True))))
+    batch.check_batch(found)
+    np.testing.assert_array_equal(found["pre_masks"], found["frames"][..., ::-1])
+    assert not found["pre_masks"][3].any()  # the padding of the batch
+    assert "pre_masks" not in next(iter(loader.eval_batches(segmented, "val", options())))
+
+
+def test_pre_segmented_images_are_moved_with_their_frames(segmented):
+    plain = take(loader.train_batches(segmented, "train", options(pre_masks=True, **RANDOM)), 2)
+    (vct,) = take(loader.train_batches(segmented, "train", options(pre_masks=True, **VCT | {"colour": False})), 1)
+    for found in (*plain, vct):
+        np.testing.assert_array_equal(found["pre_masks"], found["frames"][..., ::-1])
+    (coloured,) = take(loader.train_batches(segmented, "train", options(pre_masks=True, colour=True)), 1)
+    assert (coloured["pre_masks"] != coloured["frames"][..., ::-1]).any()
+    first = loader.train_batches(segmented, "train", options(pre_masks=True, supervised_frames_only=True))
+    assert take(first, 1)[0]["pre_masks"].shape == (4, 1, *SIZE, 3)
+
+
+def test_pre_segmented_images_that_are_not_there_are_missed(s4):
+    message = r"clip val_0 has 0 pre-segmented images for 5 frames: put them beside its raw files .* convert again"
+    with pytest.raises(tfrecord.RecordError, match=message):
+        next(iter(loader.eval_batches(s4, "val", options(pre_masks=True))))
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB"), ("PNG", "P")])
@@ -332,7 +377,16 @@ def test_an_unknown_kind_of_audio_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"task": "s5"}, {"preprocess": "stretch"}, {"min_crop": 0.0}, {"batch_size": 0}], ids=str
+    "changes",
+    [
+        {"task": "s5"},
+        {"preprocess": "stretch"},
+        {"min_crop": 0.0},
+        {"batch_size": 0},
+        {"scales": (0.0, 1.0)},
+        {"scales": (1.0,), "min_crop": 0.5},
+    ],
+    ids=str,
 )
 def test_settings_that_make_no_sense_are_refused(changes):
     with pytest.raises(loader.LoaderError, match=next(iter(changes))):
