@@ -134,8 +134,8 @@ class ClipSource:
         if self._options.pre_masks and len(record.pre_masks) != len(record.frames):
             raise RecordError(
                 f"{self._records.where(index)}: clip {record.name} has {len(record.pre_masks)} pre-segmented images "
-                f"for {len(record.frames)} frames: put them beside its raw files (data_pipeline/pre_masks.py says where) "
-                "and convert again, or set config.model.pre_masks=False"
+                f"for {len(record.frames)} frames: put them beside its raw files (data_pipeline/pre_masks.py says "
+                "where) and convert again, or set config.model.pre_masks=False"
             )
         try:
             frames = np.stack([decode_image(data) for data in record.frames[:length]])
