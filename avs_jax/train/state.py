@@ -9,10 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from avs_jax import models
-from avs_jax.parallel import mesh as meshes
+from avs_jax import models, parallel
 
 
 @flax.struct.dataclass
@@ -68,11 +67,15 @@ def init_fn(
 
 
 def create(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """Makes the state in place, on the devices of `mesh`."""
-    return jax.jit(init, out_shardings=meshes.replicated(mesh))()
+    """Makes the state in place: every device makes the part that it holds, see `parallel.shardings`."""
+    return jax.jit(init, out_shardings=parallel.shardings(jax.eval_shape(init), mesh))()
 
 
-def abstract(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+def abstract(init: Callable[[], TrainState], mesh: Mesh | AbstractMesh) -> TrainState:
     """Returns the state's shapes, dtypes and layouts without making it; what a checkpoint is restored into."""
-    layout = meshes.replicated(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), jax.eval_shape(init))
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        shapes,
+        parallel.shardings(shapes, mesh),
+    )
