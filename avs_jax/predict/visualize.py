@@ -50,7 +50,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: f
     if indices.max(initial=0) > len(colours):
         raise ValueError(f"the mask has class {int(indices.max())}, there are colours for {len(colours)}")
     paint = np.concatenate([colours, [GREY]])[indices].astype(np.float64)
-    alpha = np.where(indices == 0, 0.0, np.where(_outline(indices), 1.0, opacity))[..., None]
+    alpha = np.where(indices == 0, 0.0, np.where(outline(indices), 1.0, opacity))[..., None]
     return np.rint(frame * (1 - alpha) + paint * alpha).astype(np.uint8)
 
 
@@ -153,7 +153,7 @@ def _names(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> list[
     return [(int(i), labels.AVSS_CLASSES[i]) for i in present if 0 < i < num_classes]
 
 
-def _outline(indices: np.ndarray) -> np.ndarray:
+def outline(indices: np.ndarray) -> np.ndarray:
     """(H,W) bool: pixels of which a neighbour above, below, left or right is of another class."""
     padded = np.pad(indices, 1, mode="edge")
     neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
