@@ -122,6 +122,8 @@ def train_batches(records: str | os.PathLike, split: str, options: LoaderOptions
     shard = _shard(options)
     clips = grain.MapDataset.source(source).seed(options.seed).shuffle().repeat()
     finished = clips.random_map(source.finish) if source.is_random else clips.map(source.finish)
+    if shard.shard_count > 1:
+        finished = grain.MapDataset.source(_Dealt(finished, options.batch_size, shard.shard_count))
     iterator = iter(
         grain.experimental.ElasticIterator(
             finished,
@@ -146,7 +148,7 @@ def _packer(annotated: list[int], options: LoaderOptions, shard: grain.sharding.
 
     def pack(batch: Batch, first: int) -> Batch:
         counts = np.array([in_order[first + place] for place in range(options.batch_size)])
-        most = int(counts.reshape(clips, shard.shard_count).sum(0).max())
+        most = int(counts.reshape(shard.shard_count, clips).sum(1).max())
         return packing.pack(batch, packing.size(most, clips, options.frames, options.packed_frames))
 
     return pack
@@ -173,6 +175,24 @@ def eval_batches(records: str | os.PathLike, split: str, options: LoaderOptions)
     mine = groups[shard.shard_index]
     mine += [range(0)] * (max(map(len, groups)) - len(mine))
     return EvalBatches(grain.MapDataset.source(_Packed(clips, mine, size)), options)
+
+
+class _Dealt:
+    """The clips of each batch in the order in which Grain deals them out to processes: each gets clips in a row.
+
+    So the parts of the processes, one after the other, are the batch that a single process would have.
+    """
+
+    def __init__(self, clips: grain.MapDataset, batch_size: int, processes: int):
+        self._clips, self._batch_size, self._processes = clips, batch_size, processes
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        batch, place = divmod(index, self._batch_size)
+        turn, process = divmod(place, self._processes)
+        return self._clips[batch * self._batch_size + process * (self._batch_size // self._processes) + turn]
 
 
 class _Padded:

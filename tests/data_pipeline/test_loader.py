@@ -225,11 +225,9 @@ def test_processes_share_out_each_global_batch(s4, monkeypatch, count):
         monkeypatch.setattr(loader.grain.sharding, "ShardByJaxProcess", lambda shard=shard: shard)
         train.append(take(loader.train_batches(s4, "train", options()), 4))
         evaluation.append(list(loader.eval_batches(s4, "val", options())))
-    joined = [{k: np.concatenate([p[k] for p in parts]) for k in parts[0]} for parts in zip(*evaluation, strict=True)]
-    assert_same(joined, whole_eval)
-    for step, parts in enumerate(zip(*train, strict=True)):
-        clips = sorted(i for part in parts for i in part["clip_index"].tolist())
-        assert clips == sorted(whole_train[step]["clip_index"].tolist())
+    for parts, whole in ((evaluation, whole_eval), (train, whole_train)):
+        batches = zip(*parts, strict=True)
+        assert_same([{k: np.concatenate([part[k] for part in each]) for k in each[0]} for each in batches], whole)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(s4, monkeypatch):
