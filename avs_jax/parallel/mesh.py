@@ -44,7 +44,7 @@ def shape_of(sizes: Mapping[str, int], devices: int) -> tuple[int, int, int]:
     shape = tuple(left if size == -1 else size for size in asked)
     if rest or math.prod(shape) != devices:
         wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, asked, strict=True))
-        raise MeshError(f"config.mesh asks for {wanted}, which {devices} devices cannot be split into; -1 takes the rest")
+        raise MeshError(f"config.mesh: {devices} devices cannot be split into {wanted}; -1 takes what is left")
     return shape
 
 

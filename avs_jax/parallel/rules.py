@@ -69,8 +69,8 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh_sizes: Mapping[str, 
 def shardings(state: Any, mesh: Mesh | AbstractMesh) -> Any:
     """Returns the layout of every array of a state, in the state's form.
 
-    What belongs to a parameter, as its moments and its average do, lies as the parameter: it is found by its path, which
-    ends as the parameter's, and its shape. Everything else is whole on every device.
+    What belongs to a parameter, as its moments and its average do, lies as the parameter: it is found by its shape and
+    its path, which ends as the parameter's. Everything else is whole on every device.
 
     Args:
       state: a tree of arrays or shapes, with the parameters as `params`.
