@@ -7,12 +7,14 @@ log(mel + 0.01); patches ("examples") of 96 windows, which is one every 0.96 s.
 from __future__ import annotations
 
 import functools
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from data_pipeline import places
 from data_pipeline.problems import RESTORE, BadFile
 
 SAMPLE_RATE = 16000
@@ -110,12 +112,13 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
       BadFile: missing, not audio, no samples, or more than two channels.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        content = io.BytesIO(places.at(path).read_bytes()) if places.is_remote(path) else path
+        with soundfile.SoundFile(content) as file:
             # Asked for integers, libsndfile does not scale floating-point samples: it would round them to -1, 0, 1.
             samples = file.read(dtype="int16" if file.subtype.startswith("PCM") else "float64")
             rate = file.samplerate
     except (soundfile.SoundFileError, OSError) as error:
-        if not Path(path).is_file():
+        if not places.at(path).is_file():
             raise BadFile(path, "the file is missing", RESTORE) from None
         mend = "restore the file, or write it anew as 16-bit wav"
         raise BadFile(path, f"is no readable audio ({error})", mend) from error

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import audio, labels, pre_masks, rawfiles
+from data_pipeline import audio, labels, places, pre_masks, rawfiles
 from data_pipeline.problems import RESTORE, BadFile, DataError, Findings, Problem, read_bytes, read_table
 
 __all__ = ["SPLITS", "TASKS", "Clip", "DataError", "Problem", "Sample", "check", "find", "read"]
@@ -113,7 +113,7 @@ def find(task: str, root: str | os.PathLike, split: str | None = None) -> list[S
     """
     if task not in TASKS or split not in (None, *SPLITS):
         raise ValueError(f"no task {task!r} or split {split!r}: {', '.join(TASKS)}; {', '.join(SPLITS)}")
-    root, findings = Path(root), Findings()
+    root, findings = places.at(root), Findings()
     if task == "avss":
         findings.attempt(_check_class_list, root / "label2idx.json")
     samples = findings.attempt(_read_samples, root, _LAYOUTS[task], findings)

@@ -18,6 +18,7 @@ import dataclasses
 import errno
 import fcntl
 import functools
+import importlib
 import json
 import os
 import sys
@@ -27,47 +28,15 @@ from pathlib import Path
 
 import tqdm
 
-from data_pipeline import audio_cache, avsbench, labels, records, shards, workers
+from data_pipeline import audio_cache, avsbench, places, records, shards, workers
 from data_pipeline.problems import BadFile
+from data_pipeline.report import ConvertError, Report, holds_another
 from data_pipeline.synthetic import write as write_synthetic
 from data_pipeline.synthetic_clip import VERSION
 from data_pipeline.tfrecord import RecordError
 
 TASKS = ("s4", "ms3", "avss")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class ConvertError(RuntimeError):
-    """The conversion cannot go on; the message says why, what was kept, and the mend."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a conversion did.
-
-    Attributes:
-      folder: the converted set.
-      splits: for each split its clips, frames, masks and bytes.
-      problems: one line for each thing that is wrong with the raw data; its clips were left out.
-      shards_written, shards_kept: kept ones were complete before this run.
-      seconds: wall time of this run.
-    """
-
-    folder: str
-    task: str
-    splits: dict[str, dict[str, int]]
-    problems: list[str]
-    shards_written: int
-    shards_kept: int
-    seconds: float
-
-    def __str__(self) -> str:
-        lines = [f"{self.folder}", f"{'split':<8}{'clips':>8}{'frames':>9}{'masks':>9}{'MB':>10}"]
-        for name, n in self.splits.items():
-            lines.append(f"{name:<8}{n['clips']:>8}{n['frames']:>9}{n['masks']:>9}{n['bytes'] / 1e6:>10.1f}")
-        shards_done = f"{self.shards_written} shards written, {self.shards_kept} kept"
-        lines.append(f"{shards_done}, {len(self.problems)} problems, {self.seconds:.1f} s")
-        return "\n".join([*lines, *self.problems])
 
 
 def convert(
@@ -99,6 +68,8 @@ def convert(
       avsbench.DataError: the raw data are missing or damaged; all problems are listed.
       ConvertError: the output cannot be written, or holds another complete set.
     """
+    if places.is_remote(out):
+        raise ConvertError(f"{out} is not a folder of this machine: the way to write there is --runner beam")
     start = time.monotonic()
     samples = avsbench.find(task, source)
     problems, found = _inspect(samples, processes, progress)
@@ -117,7 +88,7 @@ def convert(
         report = Report(
             folder=os.fspath(folder),
             task=task,
-            splits=_count(planned),
+            splits=shards.count_splits(planned),
             problems=[str(problem) for problem in problems],
             shards_written=len(todo),
             shards_kept=len(planned) - len(todo),
@@ -125,7 +96,7 @@ def convert(
         )
         if todo or not complete:
             shards.write_report(folder, dataclasses.asdict(report))
-            shards.write_metadata(folder, task, planned, _categories(kept), origin or {}, cache)
+            shards.write_metadata(folder, task, planned, shards.categories(kept), origin or {}, cache)
     return report
 
 
@@ -161,7 +132,7 @@ def synthetic(
         metadata = json.loads((folder / "metadata.json").read_text())
         if (metadata["origin"], metadata.get("vggish", "")) == (origin, cache.vggish if cache else ""):
             return None
-        raise _holds_another(folder)
+        raise holds_another(folder)
     source = Path(source or Path(out) / f"raw_{task}")
     with _storage_errors([], source):
         try:
@@ -192,7 +163,7 @@ def _write(
     progress: bool,
     cache: audio_cache.AudioCache | None,
 ) -> None:
-    write = functools.partial(shards.write, cache=cache)
+    write = functools.partial(shards.write, cache=cache) if cache else shards.write
     done = clips - sum(len(shard.samples) for shard in todo)
     with tqdm.tqdm(
         total=clips, initial=done, desc="converting", unit="clip", disable=None if progress else True
@@ -210,15 +181,8 @@ def _accept_existing(folder: Path, planned: Sequence[shards.Shard]) -> bool:
     if not (folder / records.INFO_FILE).is_file():
         return False
     if records.open_set(folder).fingerprint != shards.set_fingerprint(planned):
-        raise _holds_another(folder)
+        raise holds_another(folder)
     return True
-
-
-def _holds_another(folder: Path) -> ConvertError:
-    return ConvertError(
-        f"{folder} holds a complete set made from other data or settings; it was left as it is: "
-        "choose another --out, or remove that folder first"
-    )
 
 
 @contextlib.contextmanager
@@ -248,21 +212,6 @@ def _storage_errors(planned: Sequence[shards.Shard], folder: Path | None = None)
         ) from error
 
 
-def _count(planned: Sequence[shards.Shard]) -> dict[str, dict[str, int]]:
-    splits: dict[str, dict[str, int]] = {}
-    for shard in planned:
-        total = splits.setdefault(shard.split, {})
-        for name, number in shards.count(shard).items():
-            total[name] = total.get(name, 0) + number
-    return splits
-
-
-def _categories(samples: Sequence[avsbench.Sample]) -> Sequence[str]:
-    """The names that number the clips' categories: S4's published order, or for other names the alphabet."""
-    present = {sample.category for sample in samples if sample.category}
-    return labels.S4_CATEGORIES if present and present <= set(labels.S4_CATEGORIES) else sorted(present)
-
-
 def _pair(text: str, number: int) -> tuple[int, ...]:
     values = tuple(int(part) for part in text.replace("x", ",").split(","))
     if len(values) != number or min(values) < 0:
@@ -283,9 +232,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=lambda text: _pair(text, 2), default=(224, 224), help="synthetic HEIGHTxWIDTH")
     parser.add_argument("--seed", type=int, default=0, help="of a synthetic set")
     parser.add_argument("--cache-audio", metavar="VGGISH", help="its weights: stores their audio embeddings as well")
+    parser.add_argument("--runner", choices=("local", "beam"), default="local", help="what does the work")
+    parser.add_argument("--beam-options", default="", metavar="OPTIONS", help="Beam's, as one quoted argument")
     flags = parser.parse_args(arguments)
     if flags.dataset != "synthetic" and not flags.source:
         parser.error("--source is needed: the folder of the raw data set")
+    if flags.runner == "beam" and flags.dataset == "synthetic":
+        parser.error("--runner beam converts raw data: make them first, with --source, then convert that folder")
     try:
         report = _dispatch(flags)
     except (avsbench.DataError, BadFile, ConvertError, RecordError, workers.WorkerError) as error:
@@ -301,15 +254,14 @@ def _dispatch(flags: argparse.Namespace) -> Report | None:
         clips = dict(zip(("train", "val", "test"), flags.clips, strict=True))
         where = {"source": flags.source, "processes": flags.processes, "cache": cache}
         return synthetic(flags.task, flags.out, clips=clips, size=flags.size, seed=flags.seed, **where)
-    return convert(
-        flags.dataset,
-        flags.source,
-        flags.out,
-        processes=flags.processes,
-        shards_per_split=flags.shards,
-        skip_damaged=flags.on_problem == "skip",
-        cache=cache,
-    )
+    common = {"shards_per_split": flags.shards, "skip_damaged": flags.on_problem == "skip", "cache": cache}
+    if flags.runner == "beam":
+        try:
+            beam = importlib.import_module("data_pipeline.beam")
+        except ModuleNotFoundError as error:
+            raise ConvertError("Beam is not installed: pip install '.[beam]' in an environment of its own") from error
+        return beam.convert_on_beam(flags.dataset, flags.source, flags.out, options=flags.beam_options, **common)
+    return convert(flags.dataset, flags.source, flags.out, processes=flags.processes, **common)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,25 @@ import stat
 
 import numpy as np
 
-from data_pipeline.problems import BadFile
+from data_pipeline import places
+from data_pipeline.problems import BadFile, read_bytes
 
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGES = (b"<!doctype html", b"<html", b"<?xml")
 
 
 def map_file(path: str | os.PathLike) -> np.ndarray:
-    """The file's bytes: (n,) uint8, read-only; they take memory only as they are used.
+    """The file's bytes: (n,) uint8, read-only; those of a local file take memory only as they are used.
 
     Raises: BadFile where the file is missing, empty, unreadable, no ordinary file (a pipe would be waited for without
     end), or the pointer or the web page that a failed download leaves.
     """
     try:
-        _require_a_file(path, os.stat(path))
-        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        if places.is_remote(path):
+            content = np.frombuffer(read_bytes(places.at(path)), np.uint8)
+        else:
+            _require_a_file(path, os.stat(path))
+            content = np.asarray(np.memmap(path, np.uint8, "r"))
     except FileNotFoundError:
         raise BadFile(path, "the file is missing", "check the path, or restore the file") from None
     except OSError as error:

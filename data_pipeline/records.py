@@ -15,7 +15,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from google.protobuf import json_format
 
-from data_pipeline import schema
+from data_pipeline import places, schema
 from data_pipeline.tfrecord import RecordError, TFRecordSource
 
 INFO_FILE = "dataset_info.json"
@@ -28,7 +28,7 @@ def set_name(task: str) -> str:
 
 def set_folder(out: str | os.PathLike, task: str) -> Path:
     """Where a converted set of `task` lies in the output folder."""
-    return Path(out) / set_name(task) / schema.TFDS_VERSION
+    return places.at(out) / set_name(task) / schema.TFDS_VERSION
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipeline import avsbench, records, schema
+from data_pipeline import avsbench, labels, places, records, schema
 from data_pipeline.audio_cache import AudioCache
 from data_pipeline.tfrecord import index_path, read_index, write_atomically, write_shard
 
@@ -104,8 +104,17 @@ def count(shard: Shard) -> dict[str, int]:
         "clips": len(shard.samples),
         "frames": sum(len(sample.frames) for sample in shard.samples),
         "masks": sum(len(sample.masks) for sample in shard.samples),
-        "bytes": shard.path.stat().st_size,
+        "bytes": places.size(shard.path),
     }
+
+
+def count_splits(planned: Sequence[Shard]) -> dict[str, dict[str, int]]:
+    splits: dict[str, dict[str, int]] = {}
+    for shard in planned:
+        total = splits.setdefault(shard.split, {})
+        for name, number in count(shard).items():
+            total[name] = total.get(name, 0) + number
+    return splits
 
 
 def clear_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
@@ -125,16 +134,43 @@ def write_metadata(
     cache: AudioCache | None = None,
 ) -> None:
     """Writes TFDS's metadata and our own; `dataset_info.json`, which makes the set count as whole, comes last."""
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=records.set_name(task), filetype_suffix="tfrecord"
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=records.set_name(task),
+        version=tfds.core.Version(schema.TFDS_VERSION),
+        data_dir=os.fspath(folder),
+        module_name="",
     )
-    splits = []
-    for split in dict.fromkeys(shard.split for shard in shards):
-        members = [shard for shard in shards if shard.split == split]
-        lengths = [len(shard.samples) for shard in members]
-        size = sum(shard.path.stat().st_size for shard in members)
-        splits.append(tfds.core.SplitInfo(split, lengths, size, template.replace(split=split)))
-    metadata = {
+    info = dataset_info(identity, task, metadata(task, shards, categories, origin, cache))
+    info.set_file_format("tfrecord")
+    info.set_splits(splits(folder, task, shards))
+    with tempfile.TemporaryDirectory() as scratch:
+        info.write_to_directory(scratch)
+        written = sorted(Path(scratch).iterdir(), key=lambda path: path.name == records.INFO_FILE)
+        for path in written:
+            write_atomically(folder / path.name, [path.read_bytes()])
+
+
+def categories(samples: Sequence[avsbench.Sample]) -> Sequence[str]:
+    """The names that number the clips' categories: S4's published order, or for other names the alphabet."""
+    present = {sample.category for sample in samples if sample.category}
+    return labels.S4_CATEGORIES if present and present <= set(labels.S4_CATEGORIES) else sorted(present)
+
+
+def dataset_info(builder, task: str, about: dict) -> tfds.core.DatasetInfo:
+    """TFDS's description of a set, with what `metadata` says of it."""
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=f"Audio-visual segmentation clips of task {task}, one tf.train.Example each.",
+        features=schema.features(),
+        metadata=tfds.core.MetadataDict(about),
+    )
+
+
+def metadata(
+    task: str, shards: Sequence[Shard], categories: Sequence[str], origin: dict, cache: AudioCache | None = None
+) -> dict:
+    """What `records.open_set` wants to know of a set."""
+    return {
         "task": task,
         "schema_version": schema.SCHEMA_VERSION,
         "fingerprint": set_fingerprint(shards),
@@ -142,25 +178,20 @@ def write_metadata(
         "vggish": cache.vggish if cache else "",
         "origin": origin,
     }
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=records.set_name(task),
-        version=tfds.core.Version(schema.TFDS_VERSION),
-        data_dir=os.fspath(folder),
-        module_name="",
+
+
+def splits(folder: Path, task: str, shards: Sequence[Shard]) -> tfds.core.splits.SplitDict:
+    """TFDS's description of the splits, of complete shards in `folder`."""
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=records.set_name(task), filetype_suffix="tfrecord"
     )
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description=f"Audio-visual segmentation clips of task {task}, one tf.train.Example each.",
-        features=schema.features(),
-        metadata=tfds.core.MetadataDict(metadata),
-    )
-    info.set_file_format("tfrecord")
-    info.set_splits(tfds.core.splits.SplitDict(splits))
-    with tempfile.TemporaryDirectory() as scratch:
-        info.write_to_directory(scratch)
-        written = sorted(Path(scratch).iterdir(), key=lambda path: path.name == records.INFO_FILE)
-        for path in written:
-            write_atomically(folder / path.name, [path.read_bytes()])
+    found = []
+    for split in dict.fromkeys(shard.split for shard in shards):
+        members = [shard for shard in shards if shard.split == split]
+        lengths = [len(shard.samples) for shard in members]
+        size = sum(places.size(shard.path) for shard in members)
+        found.append(tfds.core.SplitInfo(split, lengths, size, template.replace(split=split)))
+    return tfds.core.splits.SplitDict(found)
 
 
 def write_report(folder: Path, report: dict) -> None:

@@ -22,6 +22,8 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
+from data_pipeline import places
+
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 OVERHEAD = _HEADER.size + _FOOTER.size
@@ -91,6 +93,10 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
       OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    if places.is_remote(path):  # a store shows a file when it is closed
+        with path.open("wb") as file:
+            file.writelines(chunks)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -125,7 +131,7 @@ def read_index(shard: Path) -> Index | None:
     """The stored index, or None where there is none, it is damaged, or the shard's size has changed since."""
     try:
         index = Index.loads(index_path(shard).read_text())
-        size = shard.stat().st_size
+        size = places.size(shard)
     except (OSError, UnicodeDecodeError):
         return None
     return index if index is not None and index.size == size else None

@@ -1,0 +1,108 @@
+"""Conversion on Apache Beam's DirectRunner; runs where Beam is installed (see .ci/run)."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from data_pipeline import avsbench, convert, loader, records, schema, synthetic, tfrecord
+
+pytest.importorskip("apache_beam")
+CLIPS = {"train": 7, "val": 2, "test": 3}
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["s4", "avss"])
+def task(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def raw(task, tmp_path_factory):
+    root = tmp_path_factory.mktemp("raw")
+    synthetic.write(task, root, CLIPS, (32, 32), processes=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(task, raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local")
+    convert.convert(task, raw, out, processes=1, progress=False, shards_per_split=2)
+    return out
+
+
+def on_beam(task, raw, out, *arguments):
+    from data_pipeline import beam
+
+    return beam.convert_on_beam(task, raw, out, **dict(arguments))
+
+
+def examples(out, task, split):
+    """The parsed records of a split."""
+    source = records.open_set(out, task).source(split)
+    return [schema.decode(source[i]) for i in range(len(source))]
+
+
+def files(out):
+    told = ("report.json", ".lock")
+    found = {str(path.relative_to(out)): path for path in pathlib.Path(out).rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if path.name not in told}
+
+
+def test_the_records_are_those_of_the_local_conversion(task, raw, local, tmp_path):
+    report = on_beam(task, raw, tmp_path, ("shards_per_split", 2))
+    assert {name: split["clips"] for name, split in report.splits.items()} == CLIPS
+    for split in CLIPS:
+        mine, theirs = (
+            {record.name: repr(record) for record in examples(out, task, split)} for out in (tmp_path, local)
+        )
+        assert len(mine) == CLIPS[split] and mine == theirs
+    assert files(tmp_path).keys() == files(local).keys()
+    shards = [name for name in files(local) if ".tfrecord-" in name]
+    assert len(shards) == 12 and all(
+        files(tmp_path)[name] == files(local)[name] for name in shards
+    )  # and their indices
+    mine, theirs = records.open_set(tmp_path, task), records.open_set(local, task)
+    assert mine.fingerprint == theirs.fingerprint and mine.categories == theirs.categories
+    again = on_beam(task, raw, tmp_path, ("shards_per_split", 2))
+    assert (again.shards_written, again.shards_kept) == (0, 6)
+    with pytest.raises(convert.ConvertError, match="holds a complete set made from other data or settings"):
+        on_beam(task, raw, tmp_path, ("shards_per_split", 1))
+
+
+def test_damaged_clips_are_all_listed_and_nothing_is_written(raw, task, tmp_path):
+    source = tmp_path / "raw"
+    shutil.copytree(raw, source)
+    broken = avsbench.find(task, source)[1]
+    broken.frames[2].unlink()
+    broken.masks[0].write_bytes(b"no picture")
+    with pytest.raises(avsbench.DataError) as error:
+        on_beam(task, source, tmp_path / "out")
+    assert [problem.file for problem in error.value.problems] == [str(broken.frames[2]), str(broken.masks[0])]
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    report = on_beam(task, source, tmp_path / "out", ("skip_damaged", True))
+    assert len(report.problems) == 2 and report.splits["train"]["clips"] == 6
+    assert broken.name not in loader.clip_names(tmp_path / "out", "train")
+
+
+def test_a_pipeline_that_fails_leaves_nothing(raw, task, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(tfrecord, "write_atomically", fail)
+    with pytest.raises(Exception, match="the disk is gone"):
+        on_beam(task, raw, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_command_takes_beams_own_options(raw, task, local, tmp_path):
+    command = [sys.executable, "-m", "data_pipeline.convert", "--dataset", task, "--source", raw, "--out", tmp_path]
+    options = "--runner=DirectRunner --direct_num_workers=2 --direct_running_mode=multi_processing"
+    command += ["--runner", "beam", f"--beam-options={options}", "--shards", "2"]
+    done = subprocess.run([*map(os.fspath, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "6 shards written, 0 kept, 0 problems" in done.stdout
+    assert files(tmp_path).keys() == files(local).keys()
