@@ -16,9 +16,12 @@ TASKS = ("s4", "ms3", "avss")
 # What may differ between a run and its continuation: none of it changes the numbers of a step.
 FREE_TO_CHANGE = (
     "init_from",
+    "mesh",
     "train.epochs",
     "train.steps",
     "train.log_every_steps",
+    "train.on_nonfinite",
+    "train.max_skipped",
     "eval",
     "checkpoint",
     "data.records",
@@ -135,6 +138,14 @@ def _loss(config: ml_collections.ConfigDict) -> Checks:
 def _data(config: ml_collections.ConfigDict) -> Checks:
     scales = tuple(config.data.scales)
     yield all(scale > 0 for scale in scales), f"data.scales={scales}: multiples of data.image_size, each above 0"
+    yield (
+        not config.data.cached_audio or config.model.vggish.frozen,
+        "data.cached_audio: only with model.vggish.frozen=True; a VGGish that trains has new embeddings in every step",
+    )
+    yield (
+        not config.data.cached_audio or config.model.name != "vct",
+        "data.cached_audio: not with model.name='vct', which reads VGGish's maps, not its embedding",
+    )
 
 
 def _training(config: ml_collections.ConfigDict) -> Checks:
@@ -145,13 +156,25 @@ def _training(config: ml_collections.ConfigDict) -> Checks:
         f"train.accumulate={train.accumulate}: a divisor of train.batch_size={train.batch_size}",
     )
     yield 0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay}: at least 0 and below 1"
+    for name, alone in (
+        ("train.supervised_frames_only", train.supervised_frames_only),
+        ("eval.annotated_frames_only", config.eval.annotated_frames_only),
+    ):
+        yield (
+            not alone or config.model.name != "tpavi",
+            f"{name}: not with model.name='tpavi', whose frames interact",
+        )
+    packed, frames = tuple(train.packed_frames), config.data.num_frames
     yield (
-        not train.supervised_frames_only or config.loss.frames == "first",
-        "train.supervised_frames_only: only with loss.frames='first', where the other frames carry no loss",
+        all(1 <= each <= frames for each in packed),
+        f"train.packed_frames={packed}: frames a clip, from 1 to data.num_frames={frames}",
     )
+    yield _one_of("train.on_nonfinite", train.on_nonfinite, ("stop", "skip"))
+    yield train.max_skipped >= 0, f"train.max_skipped={train.max_skipped}: at least 0"
+    sizes = config.mesh.to_dict()
     yield (
-        not train.supervised_frames_only or config.model.name != "tpavi",
-        "train.supervised_frames_only: not with model.name='tpavi', whose frames interact",
+        all(size == -1 or size > 0 for size in sizes.values()) and list(sizes.values()).count(-1) <= 1,
+        f"mesh={sizes}: numbers of devices, one of which may be -1 for all that are left",
     )
     yield _one_of("optimizer.name", config.optimizer.name, ("adamw", "adam", "sgd"))
     yield _one_of("optimizer.decay", config.optimizer.decay, ("all", "weights"))
@@ -199,8 +222,10 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, object]:
     return dict(walk(json.loads(json.dumps(config.to_dict())), ""))
 
 
-def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict, write: bool = True) -> None:
     """Writes the configuration into a new workdir, or checks that an old one belongs to the same run.
+
+    Of several processes all check, and one writes.
 
     Raises:
       ConfigError: the workdir holds a run of another configuration; nothing is touched.
@@ -222,6 +247,8 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
                 f"{workdir} holds a run of another configuration:\n" + "\n".join(differ) + "\nuse another --workdir, "
                 "or the configuration of that run"
             )
+    if not write:
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(mine, indent=1))

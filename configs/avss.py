@@ -16,5 +16,7 @@ def get_config(argument: str = ""):
     config = base.get_config("avss", argument)
     config.train.batch_size = config.eval.batch_size = 4
     config.train.log_every_steps = 20
+    # Clips have 1, 5 or 10 frames with a loss, and frames mix nowhere but in a ResNet's batch norm, as it trains.
+    config.train.supervised_frames_only = not config.model.backbone.name.startswith("resnet")
     config.eval.every_epochs = config.checkpoint.every_epochs = 2.0
     return config

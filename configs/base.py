@@ -35,6 +35,9 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
         {
             "task": task,
             "seed": 123,
+            # Devices along each axis; -1: all that are left. Clips are split over data and fsdp, parameters and the
+            # optimizer's state over fsdp and tensor (heads and hidden features).
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Weights to start from: one file or Orbax directory for everything, or for a part of the model.
             "init_from": {"model": "", "backbone": "", "vggish": ""},
             "model": model(task, _backbone(backbone, size), size),
@@ -50,6 +53,8 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 # Training: the shorter side becomes one of these times the image's; cut out, or filled up. Empty: off.
                 "scales": (),
                 "colour": False,  # training: brightness, contrast, saturation and hue, each frame by itself
+                # Read the records' audio embeddings (`data_pipeline.convert --cache-audio`) in place of running VGGish.
+                "cached_audio": False,
                 "workers": 8,
                 "threads": 2,
                 "buffer": 8,
@@ -76,12 +81,20 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "epochs": 30.0,
                 "steps": 0,  # more than 0: in place of epochs
                 "accumulate": 1,
+                # Compute only the frames that carry a loss. It changes no number where frames do not interact; in a
+                # ResNet's batch norm, as it trains, they do, and the statistics are then of these frames alone.
                 "supervised_frames_only": False,
+                # Sizes of such batches, in frames a clip; each is compiled. Of all frames where none of them suffices.
+                "packed_frames": (2, 4, 6, 8) if task == "avss" else (),
                 "ema_decay": 0.0,
                 "log_every_steps": 50,
+                # At a loss, gradient or parameter that is not finite: "stop", or "skip" the step, max_skipped times.
+                "on_nonfinite": "stop",
+                "max_skipped": 20,
             },
             "eval": {
                 "batch_size": 2,
+                "annotated_frames_only": system != "tpavi",  # compute no others: they count nowhere
                 "every_epochs": 1.0,
                 "every_steps": 0,  # more than 0: in place of every_epochs
                 "protocols": ("clip", protocol, "dataset"),

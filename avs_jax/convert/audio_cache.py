@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from avs_jax import convert
 from avs_jax.backbones.vggish import VGGish
@@ -16,6 +17,8 @@ from avs_jax.convert import parts, rules
 from avs_jax.layers.dropout import hashes
 from data_pipeline.audio_cache import AudioCache
 from data_pipeline.problems import BadFile
+
+_MEND = "convert the data set again with --cache-audio, or set --config.data.cached_audio=False"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +30,11 @@ class Sizes:
     embedding_dim: int = 128
 
 
-class CacheError(ValueError):
+class CacheError(rules.ConversionError):
     """Records whose audio embeddings are not those of the model's VGGish."""
 
 
-def create(weights: str | os.PathLike, sizes: Sizes = Sizes()) -> AudioCache:  # noqa: B008 (immutable)
+def create(weights: str | os.PathLike, sizes: Sizes = Sizes()) -> AudioCache:
     """The embeddings by the VGGish in a file that `avs_jax.convert.read` reads, alone or in a whole model.
 
     Raises:
@@ -43,8 +46,11 @@ def create(weights: str | os.PathLike, sizes: Sizes = Sizes()) -> AudioCache:  #
         variables = rules.unflat(found) if rules.is_flat(found) else convert.vggish_from_torch(found, sizes)
     except rules.ConversionError as error:
         raise BadFile(weights, f"holds no VGGish as published ({error})", "give its file of weights") from error
-    params = jax.device_put(variables["params"])
-    apply = jax.jit(VGGish(sizes.widths, sizes.hidden_dim, sizes.embedding_dim).apply)
+    module = VGGish(sizes.widths, sizes.hidden_dim, sizes.embedding_dim)
+    expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 96, 64)))
+    if _shapes(expected) != _shapes({"params": variables["params"]}):
+        raise BadFile(weights, "holds a VGGish of other sizes than the published one", "give the published file")
+    params, apply = jax.device_put(variables["params"]), jax.jit(module.apply)
 
     def embed(log_mel: np.ndarray) -> np.ndarray:
         return np.asarray(apply({"params": params}, log_mel))
@@ -61,14 +67,15 @@ def require(params: Mapping, vggish: str, records: str | os.PathLike) -> None:
       records: where they are, for the message.
 
     Raises:
-      CacheError: another one did.
+      CacheError: another one did, or there are no embeddings.
     """
+    if not vggish:
+        raise CacheError(f"config.data.cached_audio: {records} holds no audio embeddings: {_MEND}")
     mine = fingerprint(params)
     if mine != vggish:
         raise CacheError(
             f"config.data.cached_audio: {records} holds the embeddings of another VGGish ({vggish}) than the model's "
-            f"({mine}): give its file with --config.init_from.vggish, convert the data set again with --cache-audio, "
-            "or set --config.data.cached_audio=False"
+            f"({mine}): give its file with --config.init_from.vggish, or {_MEND}"
         )
 
 
@@ -77,12 +84,16 @@ def fingerprint(params: Mapping) -> str:
     return "".join(f"{int(half):08x}" for half in jax.device_get(_sums(params)))
 
 
+def _shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in flatten_dict(variables, sep="/").items()}
+
+
 @jax.jit
 def _sums(params: Mapping) -> tuple[jax.Array, jax.Array]:
     # Sums of integers are the same in any order, and so for any layout over devices. An odd factor for each place makes
     # a change of any single weight a change of the sum.
     totals = [jnp.uint32(0), jnp.uint32(0)]
-    for number, (path, leaf) in enumerate(sorted(rules.flat(params).items())):
+    for number, (path, leaf) in enumerate(sorted(flatten_dict(params, sep="/").items())):
         bits = jax.lax.bitcast_convert_type(jnp.asarray(leaf, jnp.float32), jnp.uint32)
         for half in range(2):
             seed = jnp.array([2 * number + half, len(path)], jnp.uint32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -18,15 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from avs_jax import metrics, models
+from avs_jax import metrics, models, parallel
 from avs_jax.metrics import Statistics
-from avs_jax.predict import visualize
+from avs_jax.train.gallery import Example, Gallery
 from avs_jax.train.writers import write_text
 
 Batch = Mapping[str, jax.Array]
 Predict = Callable[[Any, Batch], jax.Array]
 
 TRUE_AUDIO = "true"  # the kind of audio that others are compared with
+
+SHOWN = ("frames", "masks", "mask_valid", "log_mel")  # of a clip in a gallery, beside what was predicted
 
 # Batches on their way through the devices while the counts of earlier ones are fetched.
 _AHEAD = 2
@@ -36,6 +37,7 @@ def predict_fn(model: nn.Module) -> Predict:
     """Returns the function (variables, batch) -> probabilities (B,T,H,W,C), at the size of the batch's masks."""
 
     def predict(variables: Any, batch: Batch) -> jax.Array:
+        variables = {**variables, "params": parallel.collected(variables["params"])}
         outputs = model.apply(variables, models.prepare(batch), train=False)
         return models.semantic_scores(outputs, batch["masks"].shape[2:])
 
@@ -45,7 +47,7 @@ def predict_fn(model: nn.Module) -> Predict:
 def counting_step(predict: Predict) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """Returns the jitted step (variables, batch) -> what `evaluate` gathers. Make it once: each is compiled anew.
 
-    Scores never leave the devices, only a few integers a frame do.
+    Scores never leave the devices, only a few integers a frame do, and the predicted labels of the clips to be shown.
 
     Args:
       predict: (variables, batch) -> probabilities (B,T,H,W,C).
@@ -53,47 +55,87 @@ def counting_step(predict: Predict) -> Callable[[Any, Batch], dict[str, jax.Arra
 
     @jax.jit
     def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
-        return {
-            "counts": metrics.statistics(predict(variables, batch), batch["masks"]),
-            "valid": batch["mask_valid"] & batch["clip_valid"][:, None],
-            "clip_index": jnp.where(batch["clip_valid"], batch["clip_index"], -1),
-        }
-
-    return step
-
-
-def labelling_step(predict: Predict) -> Callable[[Any, Batch], jax.Array]:
-    """Returns the jitted step (variables, batch) -> predicted class indices (B,T,H,W) uint8, for pictures."""
-
-    @jax.jit
-    def step(variables: Any, batch: Batch) -> jax.Array:
         scores = predict(variables, batch)
         labels = scores[..., 0] > 0.5 if scores.shape[-1] == 1 else jnp.argmax(scores, -1)
-        return labels.astype(jnp.uint8)
+        found = {
+            "counts": metrics.statistics(scores, batch["masks"]),
+            "valid": batch["mask_valid"] & batch["clip_valid"][:, None],
+            "clip_index": jnp.where(batch["clip_valid"], batch["clip_index"], -1),
+            "labels": labels.astype(jnp.uint8),
+        }
+        return found | {name: batch[name] for name in ("frame_index",) if name in batch}
 
     return step
 
 
 def evaluate(
-    step: Callable[[Any, Batch], dict[str, jax.Array]], variables: Any, batches: Iterable[Batch], *, num_classes: int
+    step: Callable[[Any, Batch], dict[str, jax.Array]],
+    variables: Any,
+    batches: Iterable[Batch],
+    *,
+    num_classes: int,
+    num_frames: int,
+    gallery: Gallery | None = None,
 ) -> Statistics:
     """Counts a whole split.
 
     With several processes every one calls this with its part of the same number of global batches, and gets the
-    statistics of all clips. How clips are batched and spread changes no figure.
+    statistics of all clips. How clips are batched and spread, or their frames packed, changes no figure.
 
     Args:
       step: of `counting_step`.
-      batches: on the devices; with `masks`, `mask_valid`, `clip_valid` and `clip_index` beside the model's inputs.
+      batches: on the devices; with `masks`, `mask_valid`, `clip_valid` and `clip_index` beside the model's inputs, and
+        if packed `frame_index`.
       num_classes: of the model.
+      num_frames: of a clip.
+      gallery: is shown every clip.
     """
     parts, waiting = [], collections.deque()
+
+    def count() -> None:
+        batch, found = waiting.popleft()
+        places = {name: found[name] for name in ("clip_index", "frame_index") if name in found}
+        host = _by_clip(_fetch({name: found[name] for name in ("counts", "valid")} | places), num_frames)
+        parts.append(Statistics.of(**host))
+        if gallery:
+            shown = {name: batch[name] for name in SHOWN if name in batch} | {"labels": found["labels"]} | places
+            gallery.add(parts[-1], lambda: _examples(_by_clip(_fetch(shown), num_frames)))
+
     for batch in batches:
-        waiting.append(step(variables, batch))
+        with jax.transfer_guard("disallow"):
+            waiting.append((batch, step(variables, batch)))
         if len(waiting) > _AHEAD:
-            parts.append(Statistics.of(**_fetch(waiting.popleft())))
-    parts += [Statistics.of(**_fetch(counted)) for counted in waiting]
+            count()
+    while waiting:
+        count()
     return Statistics.empty(num_classes).merge(*parts)
+
+
+def _by_clip(found: dict[str, np.ndarray], num_frames: int) -> dict[str, np.ndarray]:
+    """Arrays of packed frames, (N, 1, ...) each, as those of their clips (K, T, ...): 0 where a frame is missing."""
+    if "frame_index" not in found:
+        return found
+    real = found["clip_index"] >= 0
+    clips, rows = np.unique(found["clip_index"][real], return_inverse=True)
+    places = rows, found["frame_index"][real]
+
+    def spread(frames: np.ndarray) -> np.ndarray:
+        whole = np.zeros((len(clips), num_frames, *frames.shape[2:]), frames.dtype)
+        whole[places] = frames[real, 0]
+        return whole
+
+    return {name: spread(found[name]) for name in found.keys() - {"clip_index", "frame_index"}} | {"clip_index": clips}
+
+
+def _examples(found: Mapping[str, np.ndarray]) -> dict[int, Example]:
+    """The clips of a batch by their index."""
+    columns = [found[name] for name in ("frames", "masks", "labels", "mask_valid")]
+    sounds = found.get("log_mel", [None] * len(columns[0]))
+    return {
+        index: Example(*parts)
+        for index, *parts in zip(found["clip_index"].tolist(), *columns, sounds, strict=True)
+        if index >= 0
+    }
 
 
 def results(
@@ -164,71 +206,6 @@ def format_table(found: Mapping[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([f"step {found['step']}", lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A clip and what was predicted for it: what `visualize.panel` shows."""
-
-    frames: np.ndarray  # (T,H,W,3) uint8
-    truth: np.ndarray  # (T,H,W) uint8
-    prediction: np.ndarray  # (T,H,W) uint8
-    annotated: np.ndarray  # (T,) bool
-    log_mel: np.ndarray | None  # (T,96,64) float32
-
-
-def worst_and_best(statistics: Statistics, number: int) -> dict[str, int]:
-    """Indices of up to `number` clips each of lowest and of highest `clip` J: {"worst_1": ..., "best_1": ...}."""
-    per_clip = statistics.per_clip()
-    order = per_clip["clip_index"][np.argsort(per_clip["J"], kind="stable")].tolist()
-    worst, best = order[:number], order[number:][::-1][:number]
-    return {
-        **{f"worst_{place}": index for place, index in enumerate(worst, 1)},
-        **{f"best_{place}": index for place, index in enumerate(best, 1)},
-    }
-
-
-def examples(
-    step: Callable[[Any, Batch], jax.Array], variables: Any, batches: Iterable[Batch], clip_index: Iterable[int]
-) -> dict[int, Example]:
-    """Predicts some clips of a split for pictures, passing over all other batches.
-
-    Args:
-      step: of `labelling_step`.
-      batches: of the split from its beginning, as for `evaluate`, with `frames` and, if there is sound, `log_mel`.
-      clip_index: of the clips.
-    """
-    wanted, found = set(clip_index), {}
-    for batch in batches:
-        if len(found) == len(wanted):
-            break
-        held = _fetch(batch["clip_index"])
-        places = [place for place, index in enumerate(held.tolist()) if index in wanted]
-        if not places:
-            continue
-        shown = {name: batch[name] for name in ("frames", "masks", "mask_valid", "log_mel") if name in batch}
-        host = _fetch(shown | {"prediction": step(variables, batch)})
-        for place in places:
-            clip = {name: array[place] for name, array in host.items()}
-            found[int(held[place])] = Example(
-                clip["frames"], clip["masks"], clip["prediction"], clip["mask_valid"], clip.get("log_mel")
-            )
-    return found
-
-
-def draw(
-    chosen: Mapping[str, int], found: Mapping[int, Example], statistics: Statistics, names: Sequence[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Pictures (height, width, 3) uint8 of the clips of `worst_and_best`, under the same keys."""
-    per_clip = statistics.per_clip()
-    scores = dict(zip(per_clip["clip_index"].tolist(), per_clip["J"], strict=True))
-    pictures = {}
-    for place, index in chosen.items():
-        name = f"clip {index}" if names is None else names[index]
-        title = f"{place.replace('_', ' ')}: {name}, J {scores[index]:.3f}"
-        parts = dataclasses.asdict(found[index])
-        pictures[place] = visualize.panel(**parts, num_classes=statistics.num_classes, title=title)
-    return pictures
 
 
 def _fetch(tree: Any) -> Any:

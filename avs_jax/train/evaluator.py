@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from avs_jax.parallel import mesh as meshes
 from avs_jax.predict import visualize
-from avs_jax.train import evaluate
+from avs_jax.train import evaluate, gallery
 from avs_jax.train.feed import evaluation_batches
+from avs_jax.train.weights import require_cached_audio
 from avs_jax.train.writers import Writer
 from data_pipeline import loader
 
@@ -28,8 +29,7 @@ class Evaluator:
 
     def __init__(self, config, model: nn.Module, mesh: Mesh, writers: Writer, workdir: pathlib.Path):
         self._config, self._mesh, self._writers, self._workdir = config, mesh, writers, workdir
-        predict = evaluate.predict_fn(model)
-        self._count, self._label = evaluate.counting_step(predict), evaluate.labelling_step(predict)
+        self._count = evaluate.counting_step(evaluate.predict_fn(model))
 
     def __call__(self, variables: dict, split: str, step: int) -> dict[str, float]:
         """Evaluates and writes everything.
@@ -38,20 +38,20 @@ class Evaluator:
           The figures with true audio, {"clip/J": 0.8, ...}.
         """
         settings = self._config.eval
-        classes = self._config.model.num_classes
-        statistics = {}
+        require_cached_audio(variables["params"], self._config)
+        sizes = {"num_classes": self._config.model.num_classes, "num_frames": self._config.data.num_frames}
+        shown, statistics = gallery.Gallery(settings.pictures), {}
         for audio in (evaluate.TRUE_AUDIO, *filter(None, settings.audio.split(","))):
+            seen = shown if audio == evaluate.TRUE_AUDIO else None
             batches = self._batches(split, audio)
-            statistics[audio] = evaluate.evaluate(self._count, variables, batches, num_classes=classes)
+            with jax.set_mesh(self._mesh):
+                statistics[audio] = evaluate.evaluate(self._count, variables, batches, **sizes, gallery=seen)
         found = evaluate.results(step, statistics, {name: _options(name, settings) for name in settings.protocols})
         true = statistics[evaluate.TRUE_AUDIO]
         names = loader.clip_names(self._config.data.records, split)
-        chosen = evaluate.worst_and_best(true, settings.pictures)
-        batches = self._batches(split, evaluate.TRUE_AUDIO)
-        shown = evaluate.examples(self._label, variables, batches, chosen.values())
         if jax.process_index() == 0:
             log.info("%s split, %s", split, evaluate.format_table(found))
-            pictures = evaluate.draw(chosen, shown, true, names)
+            pictures = gallery.draw(shown.examples, true, settings.pictures, names)
             evaluate.write_results(self._workdir, {**found, "split": split}, statistics, names)
             for place, picture in pictures.items():
                 visualize.save(self._workdir / "pictures" / f"{place}.png", picture)
@@ -61,7 +61,7 @@ class Evaluator:
         return dict(_flat(found[evaluate.TRUE_AUDIO], ""))
 
     def _batches(self, split: str, audio: str) -> Iterator[dict[str, jax.Array]]:
-        for batch in evaluation_batches(self._config, split, audio):
+        for batch in evaluation_batches(self._config, split, audio, meshes.clips_over(self._mesh)):
             yield meshes.put_batch(batch, self._mesh)
 
 

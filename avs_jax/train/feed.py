@@ -13,21 +13,29 @@ from data_pipeline import batch, loader
 # Model inputs and targets, and the clips' places; the rest of a batch stays on the host.
 DEVICE_KEYS = (
     "frames", "log_mel", "audio_embedding", "masks", "frame_valid", "mask_valid", "clip_valid", "clip_index",
-    "category", "pre_masks",
+    "category", "pre_masks", "frame_index",
 )  # fmt: skip
 
 
-def options(config, *, training: bool, audio: str = "true") -> loader.LoaderOptions:
-    """Returns the loader's settings for training or evaluation with a kind of audio."""
+def options(config, *, training: bool, audio: str = "true", parts: int = 1) -> loader.LoaderOptions:
+    """Returns the loader's settings for training or evaluation with a kind of audio.
+
+    An evaluation's batches are as much larger as it takes to split them into `parts`; that changes none of its figures.
+    """
     data = config.data
+    alone = config.train.supervised_frames_only if training else config.eval.annotated_frames_only
+    first = training and config.loss.frames == "first"
     return loader.LoaderOptions(
         task=config.task,
         image_size=tuple(data.image_size),
         num_frames=data.num_frames,
-        batch_size=config.train.batch_size if training else config.eval.batch_size,
+        batch_size=config.train.batch_size if training else -(-config.eval.batch_size // parts) * parts,
         seed=config.seed,
         audio=audio,
-        supervised_frames_only=training and config.train.supervised_frames_only,
+        supervised_frames_only=alone and first,
+        packed=alone and not first,
+        packed_frames=tuple(config.train.packed_frames) if alone and training and not first else (),
+        audio_embedding=data.cached_audio,
         workers=data.workers,
         threads=data.threads,
         buffer=data.buffer,
@@ -46,6 +54,7 @@ class Feed:
     """
 
     def __init__(self, config, mesh: Mesh):
+        meshes.check_split(config.train.batch_size // config.train.accumulate, mesh)
         self._mesh = mesh
         self._source = loader.train_batches(
             config.data.records, config.data.train_split, options(config, training=True)
@@ -81,9 +90,10 @@ def for_device(arrays: dict) -> dict:
     return {name: arrays[name] for name in DEVICE_KEYS if name in arrays}
 
 
-def evaluation_batches(config, split: str, audio: str) -> Iterator[dict]:
-    """Returns the host batches of a split, in order, the last one padded."""
-    source = loader.eval_batches(config.data.records, split, options(config, training=False, audio=audio))
+def evaluation_batches(config, split: str, audio: str, parts: int = 1) -> Iterator[dict]:
+    """Returns the host batches of a split, in order, the last one padded, each of a multiple of `parts` clips."""
+    made = options(config, training=False, audio=audio, parts=parts)
+    source = loader.eval_batches(config.data.records, split, made)
     return map(for_device, source)
 
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from avs_jax import convert
-from avs_jax.convert import parts, resizing, rules, tables
+from avs_jax.convert import audio_cache, parts, resizing, rules, tables
 from avs_jax.train import optimizer
 from avs_jax.train.state import TrainState
+from data_pipeline import records
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,17 @@ def initialise(state: TrainState, config, complete: bool = False) -> TrainState:
         ema_params=jax.tree.map(lambda x: x.copy(), params) if state.ema_params else {},
         model_state=new,
     )
+
+
+def require_cached_audio(params: Mapping, config) -> None:
+    """Checks, where `data.cached_audio` is set, that the model's VGGish made the records' audio embeddings.
+
+    Raises:
+      audio_cache.CacheError: another one did, or none.
+    """
+    if config.data.cached_audio:
+        found = records.open_set(config.data.records, config.task)
+        audio_cache.require(params["vggish"], found.vggish, found.folder)
 
 
 def _read(source: str, config_model, part: str, expected: Shapes) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -130,6 +142,9 @@ def _placed(trees: Mapping, found: Mapping[str, np.ndarray]) -> dict:
 
     def place(path, old: jax.Array) -> jax.Array:
         new = found.get("/".join(key.key for key in path))
-        return old if new is None else jax.device_put(np.asarray(new, old.dtype), old.sharding)
+        if new is None:
+            return old
+        new = np.asarray(new, old.dtype)
+        return jax.make_array_from_callback(old.shape, old.sharding, lambda part: new[part])
 
     return jax.tree_util.tree_map_with_path(place, dict(trees))
