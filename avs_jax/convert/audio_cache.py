@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,39 @@ class CacheError(rules.ConversionError):
     """Records whose audio embeddings are not those of the model's VGGish."""
 
 
-def create(weights: str | os.PathLike, sizes: Sizes = Sizes()) -> AudioCache:
+PUBLISHED = Sizes()
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """Log-mels (N, 96, 64) -> embeddings (N, 128), float32, by the VGGish in a file.
+
+    It can be sent to other processes: each reads the file for itself, once.
+    """
+
+    weights: str
+    sizes: Sizes = PUBLISHED
+
+    def __call__(self, log_mel: np.ndarray) -> np.ndarray:
+        params, apply = _vggish(self.weights, self.sizes)
+        return np.asarray(apply({"params": params}, log_mel))
+
+
+def create(weights: str | os.PathLike, sizes: Sizes = PUBLISHED) -> AudioCache:
     """The embeddings by the VGGish in a file that `avs_jax.convert.read` reads, alone or in a whole model.
 
     Raises:
       BadFile: the file is missing, damaged, or holds no VGGish of these sizes.
       CheckpointError: a folder that holds no checkpoint.
     """
+    weights = os.fspath(weights)
+    params, _ = _vggish(weights, sizes)
+    return AudioCache(Embedder(weights, sizes), fingerprint(params))
+
+
+@functools.cache
+def _vggish(weights: str, sizes: Sizes) -> tuple[Mapping, Callable]:
+    """VGGish's parameters in a file, on the device, and the function that takes them."""
     try:
         found = parts.part_of(convert.read(weights), "vggish")
         variables = rules.unflat(found) if rules.is_flat(found) else convert.vggish_from_torch(found, sizes)
@@ -48,14 +75,9 @@ def create(weights: str | os.PathLike, sizes: Sizes = Sizes()) -> AudioCache:
         raise BadFile(weights, f"holds no VGGish as published ({error})", "give its file of weights") from error
     module = VGGish(sizes.widths, sizes.hidden_dim, sizes.embedding_dim)
     expected = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 96, 64)))
-    if _shapes(expected) != _shapes({"params": variables["params"]}):
+    if _shapes(expected["params"]) != _shapes(variables["params"]):
         raise BadFile(weights, "holds a VGGish of other sizes than the published one", "give the published file")
-    params, apply = jax.device_put(variables["params"]), jax.jit(module.apply)
-
-    def embed(log_mel: np.ndarray) -> np.ndarray:
-        return np.asarray(apply({"params": params}, log_mel))
-
-    return AudioCache(embed, fingerprint(params))
+    return jax.device_put(variables["params"]), jax.jit(module.apply)
 
 
 def require(params: Mapping, vggish: str, records: str | os.PathLike) -> None:
@@ -84,8 +106,8 @@ def fingerprint(params: Mapping) -> str:
     return "".join(f"{int(half):08x}" for half in jax.device_get(_sums(params)))
 
 
-def _shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in flatten_dict(variables, sep="/").items()}
+def _shapes(params: Mapping) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
 
 
 @jax.jit
