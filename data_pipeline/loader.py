@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import numpy as np
@@ -24,7 +24,10 @@ from data_pipeline.clips import ClipSource
 from data_pipeline.options import LoaderError, LoaderOptions
 from data_pipeline.records import clip_names, num_clips, open_set
 
-__all__ = ["LoaderError", "LoaderOptions", "StateError", "clip_names", "eval_batches", "num_clips", "train_batches"]
+__all__ = [
+    "LoaderError", "LoaderOptions", "StateError", "clip_names", "eval_batches", "num_clips", "read_clips",
+    "train_batches",
+]  # fmt: skip
 
 Batch = dict[str, np.ndarray]
 
@@ -175,6 +178,12 @@ def eval_batches(records: str | os.PathLike, split: str, options: LoaderOptions)
     mine = groups[shard.shard_index]
     mine += [range(0)] * (max(map(len, groups)) - len(mine))
     return EvalBatches(grain.MapDataset.source(_Packed(clips, mine, size)), options)
+
+
+def read_clips(records: str | os.PathLike, split: str, options: LoaderOptions, indices: Iterable[int]) -> list[Batch]:
+    """The clips of these indices as they stand in batches for evaluation, without the axis of clips, never packed."""
+    source = ClipSource(open_set(records, options.task), split, options, training=False)
+    return [source.finish(source[index]) for index in indices]
 
 
 class _Dealt:

@@ -35,9 +35,14 @@ class QueryView:
     masks: np.ndarray  # (L, K, h, w) probabilities before the first layer and after each
     similarity: np.ndarray | None  # (prototypes,) probability that each is heard; None without prototypes
 
+    @classmethod
+    def of(cls, found: Mapping[str, np.ndarray]) -> QueryView:
+        """What a viewing step found, on the host."""
+        return cls(**{field.name: found.get(field.name) for field in dataclasses.fields(cls)})
 
-def viewing_step(model: nn.Module) -> Callable[[Any, Mapping[str, jax.Array]], QueryView]:
-    """Returns the jitted step (variables, inputs of one frame without axes of clip and frame) -> what `panel` shows.
+
+def viewing_step(model: nn.Module) -> Callable[[Any, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """Returns the jitted step (variables, inputs of one frame without axes of clip and frame) -> a view's entries.
 
     Args:
       model: a VCT. The inputs: frames (H, W, 3) uint8, log_mel (96, 64), and pre_masks where the model takes them.
@@ -59,11 +64,7 @@ def viewing_step(model: nn.Module) -> Callable[[Any, Mapping[str, jax.Array]], Q
             found["similarity"] = jax.nn.sigmoid(outputs.prototype_logits[0, 0])
         return found
 
-    def view(variables: Any, frame: Mapping[str, jax.Array]) -> QueryView:
-        found = jax.device_get(step(variables, frame))
-        return QueryView(**{field.name: found.get(field.name) for field in dataclasses.fields(QueryView)})
-
-    return view
+    return step
 
 
 def panel(
@@ -79,7 +80,7 @@ def panel(
 
     Args:
       frame: (H, W, 3) uint8.
-      view: of `viewing_step`.
+      view: what a viewing step found.
       num_classes: of the model; 1 means background and object.
       sounding: numbers of the prototypes that are truly heard, drawn in another colour.
       title: a line of text above.

@@ -95,11 +95,11 @@ def evaluate(
     def count() -> None:
         batch, found = waiting.popleft()
         places = {name: found[name] for name in ("clip_index", "frame_index") if name in found}
-        host = _by_clip(_fetch({name: found[name] for name in ("counts", "valid")} | places), num_frames)
+        host = _by_clip(fetch({name: found[name] for name in ("counts", "valid")} | places), num_frames)
         parts.append(Statistics.of(**host))
         if gallery:
             shown = {name: batch[name] for name in SHOWN if name in batch} | {"labels": found["labels"]} | places
-            gallery.add(parts[-1], lambda: _examples(_by_clip(_fetch(shown), num_frames)))
+            gallery.add(parts[-1], lambda: _examples(_by_clip(fetch(shown), num_frames)))
 
     for batch in batches:
         with jax.transfer_guard("disallow"):
@@ -208,7 +208,7 @@ def format_table(found: Mapping[str, Any]) -> str:
     return "\n".join([f"step {found['step']}", lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def _fetch(tree: Any) -> Any:
+def fetch(tree: Any) -> Any:
     """Whole arrays on the host, in every process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)

@@ -119,6 +119,12 @@ def test_evaluation_gives_every_clip_in_order_with_a_padded_tail(s4):
     assert_same(found, list(batches))
 
 
+def test_clips_are_read_by_their_index_as_they_stand_in_batches(s4):
+    (found,) = loader.read_clips(s4, "val", options(), [5])
+    expected = list(loader.eval_batches(s4, "val", options()))[1]
+    assert_same([found], [{name: array[1] for name, array in expected.items()}])
+
+
 def test_clips_are_counted_and_named_in_the_order_of_clip_index(s4):
     assert loader.num_clips(s4, "train") == 13
     assert loader.clip_names(s4, "val") == [f"val_{i}" for i in range(7)]

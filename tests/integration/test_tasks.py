@@ -1,14 +1,17 @@
 """Every task from raw files to results, and a proof that no configuration key is there for nothing."""
 
 import json
+import pathlib
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from avs_jax import backbones
 from avs_jax import config as configuration
 from avs_jax.train import demo_data, loop
 from configs import base
+from data_pipeline import avsbench, synthetic
 from tests.integration import tiny
 
 RUNS = ("s4", "ms3", "avss", "vct")
@@ -36,7 +39,7 @@ def tiny_task(task, records):
 
 
 def tiny_vct(records):
-    """VCT on S4 at the smallest sizes."""
+    """VCT on S4 at the smallest sizes, with pre-segmented images and its augmentations."""
     config, small = base.get_config("s4", "resnet50", 64, system="vct").unlock(), tiny_task("s4", records)
     for name in ("backbone", "vggish"):
         config.model[name].update(small.model[name])
@@ -50,7 +53,23 @@ def tiny_vct(records):
     for name in ("data", "train", "checkpoint", "eval"):
         config[name].update(small[name])
     config.eval.protocols, config.checkpoint.best_metric = protocols, best
+    config.model.pre_masks = True
+    config.data.update(scales=(0.5, 1.0, 1.5), colour=True, flip=True)
+    add_pre_masks(config)
     return config
+
+
+def add_pre_masks(config):
+    """Puts pre-segmented images beside the synthetic raw data that the run will convert: frames in four colours."""
+    wanted, raw = config.data.synthetic, pathlib.Path(config.data.records) / "raw_s4"
+    clips = {split: wanted[split] for split in ("train", "val", "test")}
+    synthetic.write("s4", raw, clips, tuple(config.data.image_size), wanted.seed)
+    for sample in avsbench.find("s4", raw):
+        for frame in sample.frames:
+            inside = frame.relative_to(raw / "s4_data/visual_frames")
+            path = (raw / "s4_data/pre_SAM_mask" / inside).with_name(f"{frame.stem}_mask_color.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(frame).quantize(4).convert("RGB").save(path)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +83,7 @@ def read_keys(tmp_path_factory):
         workdir = tmp_path_factory.mktemp(task)
         configuration.claim_workdir(workdir, config)  # reads everything, so before recording starts
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(configuration, "claim_workdir", lambda *_: None)
+            patch.setattr(configuration, "claim_workdir", lambda *_, **__: None)
             seen = record(patch, config)
             demo_data.ensure_records(config)
             assert loop.train(config, workdir)
@@ -102,6 +121,8 @@ def test_a_task_runs_from_raw_files_to_results(read_keys, task):
     assert set(results["true"]) == {"clip", protocol, "dataset"}
     assert results["step"] == 2
     assert all(0 <= value <= 1 for value in results["true"][protocol].values())
+    pictures = {"best_1", "worst_1"} | ({"best_1_queries", "worst_1_queries"} if task == "vct" else set())
+    assert {path.stem for path in (workdir / "pictures").iterdir()} == pictures
 
 
 def test_every_configuration_key_is_read(read_keys):

@@ -38,8 +38,8 @@ class Known:
 def seen():
     """A frame, what is shown of it, and what the model says."""
     model, frame = Known(), np.random.default_rng(4).integers(0, 256, (4 * SIDE, 4 * SIDE, 3)).astype(np.uint8)
-    view = query_pictures.viewing_step(model)({}, {"frames": frame, "log_mel": np.zeros((96, 64), np.float32)})
-    return frame, view, model.outputs, model.assignment[0]
+    found = query_pictures.viewing_step(model)({}, {"frames": frame, "log_mel": np.zeros((96, 64), np.float32)})
+    return frame, QueryView.of(jax.device_get(found)), model.outputs, model.assignment[0]
 
 
 def test_a_view_is_what_the_model_did(seen):
