@@ -1,24 +1,27 @@
 """Compiling for devices that are not here, and what their compiler says of a program.
 
-With libtpu installed (`pip install .[tpu]`) XLA compiles for a TPU on a machine that has none; the result cannot be run,
-but shapes, layouts, memory and operations are those of the real thing.
+With libtpu installed (`pip install '.[tpu]'`) XLA compiles for a TPU on a machine that has none. The result cannot be
+run, but layouts, memory and operations are those of the real thing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.stages import Lowered, Traced
 
 GIB = 2**30
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
-_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
+_HLO = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
+_STABLEHLO = re.compile(r"^\s+%[\w:#]+ = ", re.MULTILINE)
+_OUT_OF_MEMORY = re.compile(r"Used ([\d.]+[KMG]) of ([\d.]+[KMG]) hbm")
 
 
 class AheadError(ValueError):
@@ -27,20 +30,22 @@ class AheadError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a TPU chip has: memory in GiB, the peak of bfloat16 products in TFLOP/s, and its compiler's name for it."""
+    """A TPU chip: its memory in GiB, the number of axes of a slice, and libtpu's name for one device a chip."""
 
     memory_gib: int
-    peak_tflops: int
-    layout: str = "default"  # of a chip's cores: one device a chip in every generation
+    axes: int
+    layout: str
 
 
-# cloud.google.com/tpu/docs/system-architecture
+# docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm
 CHIPS = {
-    "v4": Chip(32, 275, "megacore"),
-    "v5e": Chip(16, 197),
-    "v5p": Chip(95, 459, "megacore"),
-    "v6e": Chip(32, 918),
+    "v4": Chip(32, 3, "megacore"),
+    "v5e": Chip(16, 2, "default"),
+    "v5p": Chip(95, 3, "megacore"),
+    "v6e": Chip(32, 2, "default"),
 }
+# Chips of a host, where it has not 2 x 2 of them.
+_HOSTS = {"1x1": (1, 1, 1), "2x4": (2, 4, 1)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,47 +53,58 @@ class Target:
     """What is compiled for.
 
     Attributes:
-      name: "v5e:2x4", "cuda", or what this machine has.
-      devices: that a mesh can be made of; of `cuda` there are none.
+      name: "v5e:2x4", "cuda:8", or what this machine has.
+      count: the number of devices.
+      devices: that a mesh can be made of; none where programs are only lowered.
       memory: of one device, in bytes; None where it is not known, and nothing can be said of what fits.
-      peak: of one device, products in bfloat16, in FLOP/s; None where it is not known.
     """
 
     name: str
+    count: int
     devices: tuple[jax.Device, ...]
     memory: int | None
-    peak: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """What the compiler says of one program; bytes and operations are those of one device.
+    """What the compiler says of one program; everything is of one device.
 
     Attributes:
-      seconds: from the traced program to the executable, with the cache of compiled programs switched off.
-      instructions: of the optimised HLO, all computations.
-      flops, bytes: as XLA counts them, the body of a loop once.
+      seconds: from the lowered program to the executable; next to none where it is found in the cache of programs.
+      instructions: of the optimised HLO (of the StableHLO where it is only lowered), all functions.
+      flops, bytes: as XLA counts them, the body of a loop once; None where it is only lowered.
       arguments, results, temporaries: memory in bytes; what is donated counts as an argument only.
     """
 
     seconds: float
     instructions: int
-    flops: float
-    bytes: float
+    flops: float | None
+    bytes: float | None
     arguments: int
     results: int
-    temporaries: int
+    temporaries: int | None
 
     @property
     def peak_memory(self) -> int:
-        return self.arguments + self.results + self.temporaries
+        """A lower bound where temporaries are not known."""
+        return self.arguments + self.results + (self.temporaries or 0)
+
+    def lines(self) -> Iterator[str]:
+        """What a person wants to read."""
+        parts = {"arguments": self.arguments, "results": self.results, "temporaries": self.temporaries}
+        shown = ", ".join(f"{name} {size / GIB:.3f}" for name, size in parts.items() if size is not None)
+        bound = "at least " if self.temporaries is None else ""
+        yield f"memory of a device: {bound}{self.peak_memory / GIB:.3f} GiB ({shown})"
+        if self.flops is not None:
+            yield f"XLA's count for a device: {self.flops / 1e9:.1f} GFLOP, {self.bytes / 1e9:.2f} GB read and written"
+        yield f"{self.instructions:,} instructions"
 
 
 def target(topology: str, memory_gb: float = 0.0) -> Target:
-    """Finds what to compile for.
+    """Finds what to compile for. Call it before anything else uses JAX: a TPU that is not here must not be looked for.
 
     Args:
-      topology: a TPU's generation and shape ("v5e:2x4", "v5p:2x2x2"), "cuda", or "" for the devices of this machine.
+      topology: a TPU's generation and shape ("v5e:2x4", "v5p:2x2x2"); "cuda" or "cuda:8"; or "" for this machine.
       memory_gb: of one device in GiB, in place of what is known of it.
 
     Raises:
@@ -98,53 +114,75 @@ def target(topology: str, memory_gb: float = 0.0) -> Target:
     if not topology:
         devices = tuple(jax.devices())
         held = (devices[0].memory_stats() or {}).get("bytes_limit")
-        return Target(f"{len(devices)} x {devices[0].device_kind}", devices, given or held)
-    if topology == "cuda":
-        return Target("cuda", (), given)
-    generation, _, shape = topology.partition(":")
-    if generation not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
-        raise AheadError(f"--topology={topology}: cuda, or a TPU's {', '.join(CHIPS)} and its shape, as in v5e:2x4")
-    chip = CHIPS[generation]
-    # Without these two libtpu asks the cloud what it runs on, and refuses to be loaded by two processes.
+        return Target(f"{len(devices)} x {devices[0].device_kind}", len(devices), devices, given or held)
+    jax.config.update("jax_platforms", "cpu")
+    kind, _, shape = topology.partition(":")
+    if kind == "cuda" and re.fullmatch(r"\d*", shape) and shape != "0":
+        return Target(topology, int(shape or 1), (), given)
+    chip = CHIPS.get(kind)
+    if chip is None or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", shape) or shape.count("x") + 1 != chip.axes:
+        known = ", ".join(f"{name}:{'x'.join('2' * each.axes)}" for name, each in CHIPS.items())
+        raise AheadError(f"--topology={topology}: cuda, cuda:8, or a TPU and the shape of its slice, as in {known}")
+    found = _tpu(topology, shape, chip)
+    return Target(topology, math.prod(map(int, shape.split("x"))), found, given or chip.memory_gib * GIB)
+
+
+def _tpu(topology: str, shape: str, chip: Chip) -> tuple[jax.Device, ...]:
+    # Else libtpu asks the cloud what it runs on, and cannot be loaded by two processes at a time.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    hosts = {"chips_per_host_bounds": _HOSTS[shape]} if shape in _HOSTS else {}
     try:
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, chip_config_name=chip.layout, num_slices=1
+            platform="tpu", topology_name=topology, chip_config_name=chip.layout, num_slices=1, **hosts
         )
-    except Exception as error:  # the plugin's own, of any type, and what is raised where there is no plugin
-        raise AheadError(f"--topology={topology}: {error}; libtpu comes with pip install '.[tpu]'") from error
-    return Target(topology, tuple(found.devices), given or chip.memory_gib * GIB, chip.peak_tflops * 1e12)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise AheadError(f"--topology={topology}: {reason} (libtpu comes with pip install '.[tpu]')") from error
+    return tuple(found.devices)
 
 
-def compile_ahead(function: Callable, arguments: Sequence[Any], donate: bool = False) -> Compilation:
-    """Compiles a function for the devices that its arguments lie on.
+def compile_traced(traced: Traced, arguments: Any, where: Target) -> Compilation:
+    """Compiles a function, for `cuda` only lowers it.
 
     Args:
-      function: of arrays.
-      arguments: trees of `jax.ShapeDtypeStruct` with shardings.
-      donate: whether the first argument's memory may be used for the results.
+      traced: the function.
+      arguments: what it was traced with, a tree of `jax.ShapeDtypeStruct` whose layouts are on devices of `where`.
 
     Raises:
       AheadError: the compiler itself has found that the program does not fit the device's memory.
     """
-    lowered = jax.jit(function, donate_argnums=(0,) if donate else ()).lower(*arguments)
     start = time.perf_counter()
+    if not where.devices:
+        return _lowered_only(traced.lower(lowering_platforms=("cuda",)), arguments, start)
+    lowered = traced.lower()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise
-        raise AheadError(f"the program needs {found[1]} {found[2]}iB of the {found[3]} {found[4]}iB of a device") from error
-    seconds = time.perf_counter() - start
+        raise AheadError(f"it needs {found[1]} of the {found[2]} that a device of {where.name} has") from error
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Compilation(
-        seconds=seconds,
-        instructions=len(_INSTRUCTION.findall(compiled.as_text())),
+        seconds=time.perf_counter() - start,
+        instructions=len(_HLO.findall(compiled.as_text())),
         flops=cost.get("flops", 0.0),
         bytes=cost.get("bytes accessed", 0.0),
         arguments=memory.argument_size_in_bytes,
         results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
+    )
+
+
+def _lowered_only(lowered: Lowered, arguments: Any, start: float) -> Compilation:
+    held = (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(arguments))
+    return Compilation(
+        seconds=time.perf_counter() - start,
+        instructions=len(_STABLEHLO.findall(lowered.as_text())),
+        flops=None,
+        bytes=None,
+        arguments=sum(held),
+        results=0,
+        temporaries=None,
     )
