@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,12 +39,12 @@ class Program:
     results: Any = None  # layouts, where they are given
 
 
-def report(config, topology: str = "", memory_gb: float = 0.0, steps: tuple[str, ...] = STEPS) -> Iterator[str]:
+def report(config, topology: str = "", memory_gb: float = 0.0, steps: Sequence[str] = ()) -> Iterator[str]:
     """Compiles the steps of a configuration one after the other; yields what there is to say as it is known.
 
     Args:
       topology, memory_gb: see `ahead.target`.
-      steps: some of STEPS.
+      steps: some of STEPS; all where there are none.
 
     Raises:
       AheadError: a step does not fit the memory of a device, or the target is not known.
@@ -62,7 +62,7 @@ def report(config, topology: str = "", memory_gb: float = 0.0, steps: tuple[str,
             "Lowered for CUDA, not compiled: that needs a GPU (there --mode compile, without --topology, compiles). So "
             "temporaries are not known, and memory is a lower bound."
         )
-    for name in steps:
+    for name in steps or STEPS:
         yield ""
         yield from _step_report(name, _program(name, config, mesh, state), target, mesh)
 
