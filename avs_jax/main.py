@@ -1,7 +1,8 @@
-"""The command line: trains, evaluating as it goes, or evaluates.
+"""The command line: trains, evaluating as it goes, evaluates, or says what that would take.
 
     python -m avs_jax.main --config configs/avss.py --workdir runs/avss
     python -m avs_jax.main --config configs/s4.py:resnet50,512 --mode eval --config.init_from=AVSegFormer_res50_s4.pth
+    python -m avs_jax.main --config configs/s4.py --mode compile --topology v5e:2x4 --config.train.batch_size=16
 
 Every key of the configuration can be set: `--config.train.batch_size=4`. A run that is started again
 in the same workdir goes on.
@@ -9,17 +10,21 @@ in the same workdir goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import sys
+import traceback
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from avs_jax import command_line
+from avs_jax import ahead_of_time, command_line
 from avs_jax import config as configuration
 from avs_jax.convert import ConversionError
+from avs_jax.parallel import ahead, processes
+from avs_jax.parallel import mesh as meshes
 from avs_jax.train import demo_data, loop
 from avs_jax.train.checkpoint import CheckpointError
 from data_pipeline.audio_conditions import AudioError
@@ -31,12 +36,21 @@ from data_pipeline.workers import WorkerError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with arguments after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default runs/ and the configuration's name.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "compile"], "What to do.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of a job of several processes.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the job. On Cloud TPU and SLURM it is known without.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process in the job, from 0.")
+TOPOLOGY = flags.DEFINE_string("topology", "", "--mode compile: v5e:2x4, v5p:2x2x2, cuda:8, ...; else this machine.")
+MEMORY_GB = flags.DEFINE_float("memory_gb", 0.0, "--mode compile: a device's memory in GiB, where it is not known.")
+STEPS = flags.DEFINE_multi_enum("step", [], ahead_of_time.STEPS, "--mode compile: one of the steps, instead of all.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The split that --mode eval measures.")
 
 # What the user can mend: shown as one line, not as a traceback.
 USER_ERRORS = (
     configuration.ConfigError,
+    ahead.AheadError,
+    meshes.MeshError,
+    processes.ProcessError,
     FileNotFoundError,
     PermissionError,
     FloatingPointError,
@@ -67,14 +81,30 @@ def main(argv: list[str]) -> int:
     workdir = pathlib.Path(WORKDIR.value or pathlib.Path("runs") / _name(flags.FLAGS))
     try:
         configuration.validate(config)
-        demo_data.ensure_records(config)
-        if MODE.value == "eval":
-            loop.evaluate(config, workdir, getattr(config.data, f"{SPLIT.value}_split"))
+        if MODE.value == "compile":
+            for line in ahead_of_time.report(config, TOPOLOGY.value, MEMORY_GB.value, STEPS.value):
+                print(line, flush=True)
             return 0
-        return 0 if loop.train(config, workdir) else EXIT_PREEMPTED
+        processes.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        return _run(config, workdir)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return processes.leave(2)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exception(error)
+        return processes.leave(processes.exit_code(error))
+
+
+def _run(config: ConfigDict, workdir: pathlib.Path) -> int:
+    if jax.process_index() != 0:
+        logging.getLogger("avs_jax").setLevel(logging.WARNING)  # what all would say, one says
+    processes.first_alone(lambda: demo_data.ensure_records(config))
+    if MODE.value == "eval":
+        loop.evaluate(config, workdir, getattr(config.data, f"{SPLIT.value}_split"))
+        return 0
+    return 0 if loop.train(config, workdir) else EXIT_PREEMPTED
 
 
 def _cache_compilations() -> None:

@@ -63,6 +63,15 @@ def clips_over(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in CLIPS)
 
 
+def check_split(clips: int, mesh: Mesh) -> None:
+    """Raises MeshError where a batch of so many clips cannot be split evenly over the devices."""
+    if clips % clips_over(mesh):
+        raise MeshError(
+            f"{clips} clips cannot be split over {clips_over(mesh)} devices: make train.batch_size / train.accumulate "
+            "a multiple of them, or config.mesh.tensor larger"
+        )
+
+
 def keep_split(tree, axis: int = 0):
     """Holds arrays to the layout of a batch, split along `axis`, while a step is traced under `jax.set_mesh`.
 
@@ -84,11 +93,6 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
       MeshError: the clips cannot be split evenly over the devices.
     """
-    clips = len(next(iter(batch.values()))) * jax.process_count()
-    if clips % clips_over(mesh):
-        raise MeshError(
-            f"a batch of {clips} clips cannot be split over {clips_over(mesh)} devices: change train.batch_size and "
-            "eval.batch_size"
-        )
+    check_split(len(next(iter(batch.values()))) * jax.process_count(), mesh)
     layout = split(mesh)
     return {name: jax.make_array_from_process_local_data(layout, value) for name, value in batch.items()}

@@ -56,9 +56,7 @@ def partition_spec(axes: Axes, shape: tuple[int, ...], mesh_sizes: Mapping[str, 
     places: list[str | None] = [None] * len(shape)
     for mesh_axis in ("tensor", "fsdp"):
         size = mesh_sizes[mesh_axis]
-        free = [
-            i for i, name in enumerate(axes) if mesh_axis in RULES[name] and not places[i] and shape[i] % size == 0
-        ]
+        free = [i for i, name in enumerate(axes) if mesh_axis in RULES[name] and not places[i] and shape[i] % size == 0]
         if size > 1 and free and math.prod(shape) >= SMALLEST:
             places[max(free, key=lambda i: (shape[i], i))] = mesh_axis
     while places and places[-1] is None:

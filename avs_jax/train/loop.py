@@ -17,8 +17,8 @@ from avs_jax.train.checkpoint import CheckpointError, Checkpoints
 from avs_jax.train.clock import Clock
 from avs_jax.train.evaluator import Evaluator
 from avs_jax.train.feed import Feed, example_batch
-from avs_jax.train.step import compile_step, make_train_step
-from avs_jax.train.weights import initialise
+from avs_jax.train.step import by_shape, make_train_step
+from avs_jax.train.weights import initialise, require_cached_audio
 from avs_jax.train.writers import create_writers
 from data_pipeline import loader
 
@@ -31,47 +31,53 @@ def train(config, workdir: pathlib.Path) -> bool:
     Returns:
       False if the run was asked to stop before its end (SIGTERM); its state is saved then.
     """
-    mesh = meshes.create()
+    mesh = meshes.create(config.mesh)
     feed = Feed(config, mesh)
-    configuration.claim_workdir(workdir, config)
+    primary = jax.process_index() == 0
+    configuration.claim_workdir(workdir, config, write=primary)
     plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
     model, never = models.create(config.model), optimizer.never_trained(config.model)
     tx = optimizer.create(config.optimizer, plan.total_steps, plan.unfreeze_at, never)
-    init = states.init_fn(model, tx, feed.peek(), config.seed, config.train.ema_decay > 0)
+    init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
     checkpoints, clock, shapes = _checkpoints(config, workdir), Clock(), states.abstract(init, mesh)
-    restored = checkpoints.restore(shapes.items())
+    restored, skipped = checkpoints.restore(shapes.items()), 0
     if restored is None:
         state = initialise(states.create(init, mesh), config)
     else:
         state = shapes.with_items(restored[0])
         feed.restore(restored[1]["data"])
         clock.restore(restored[1]["clock"])
+        skipped = restored[1].get("skipped", 0)
         log.info("going on from step %d of %s", int(state.step), checkpoints.folder)
+    require_cached_audio(state.params, config)
     start, total = int(state.step), plan.total_steps
-    writers = create_writers(workdir, primary=jax.process_index() == 0)
+    writers = create_writers(workdir, primary)
     writers.rewind(start)
     evaluator = Evaluator(config, model, mesh, writers, workdir)
     rate = optimizer.schedule(config.optimizer, total)
     progress = hooks.Progress(writers, clock, start, total, config.train.log_every_steps, config.train.batch_size, rate)
+    health = hooks.Health(config.train.on_nonfinite == "stop", config.train.max_skipped, skipped)
     change = start  # the first step, and later those at which a part of the model starts to train
     with hooks.Preemption() as preemption:
         for step in range(start, total):
             if step == change:
                 frozen = optimizer.frozen_parts(step, plan.unfreeze_at, never)
-                train_step = compile_step(make_train_step(model, tx, config, frozen), state, feed.peek())
+                train_step = by_shape(make_train_step(model, tx, config, frozen))
                 change = optimizer.next_change(step, plan.unfreeze_at)
             batch = next(feed)
             with jax.transfer_guard("disallow"):
                 state, metrics = train_step(state, batch)
-            done, scores = step + 1, None
+            done, scores, stop = step + 1, None, preemption.requested(step)
+            measure = done % plan.eval_every == 0 or done == total
+            save = measure or stop or done % plan.checkpoint_every == 0
             progress(done, metrics)
-            if done % plan.eval_every == 0 or done == total:
+            health(done, metrics, settle=save)
+            if measure:
                 scores = evaluator(state.variables(), config.data.val_split, done)
-            if scores or done % plan.checkpoint_every == 0 or preemption.requested:
-                checkpoints.save(
-                    done, state.items(), {"step": done, "data": feed.state, "clock": clock.state()}, scores
-                )
-            if preemption.requested and done < total:
+            if save:
+                meta = {"step": done, "data": feed.state, "clock": clock.state(), "skipped": health.skipped}
+                checkpoints.save(done, state.items(), meta, scores)
+            if stop and done < total:
                 log.info("asked to stop: step %d is saved, the same command goes on from there", done)
                 break
     checkpoints.wait()
@@ -85,7 +91,7 @@ def train(config, workdir: pathlib.Path) -> bool:
 
 def evaluate(config, workdir: pathlib.Path, split: str) -> dict[str, float]:
     """Measures the weights of `config.init_from.model`, or else the best step of `workdir`, on a split."""
-    mesh, model = meshes.create(), models.create(config.model)
+    mesh, model = meshes.create(config.mesh), models.create(config.model)
     init = states.init_fn(model, optax.identity(), example_batch(config), config.seed, config.train.ema_decay > 0)
     writers = create_writers(workdir, primary=jax.process_index() == 0)
     evaluator = Evaluator(config, model, mesh, writers, workdir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -11,12 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from avs_jax import losses, models
+from avs_jax import losses, models, parallel
+from avs_jax.parallel import mesh as meshes
 from avs_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, jax.Array]
+
+HEALTHY = "healthy"  # the metric that says whether a step had an effect
+TOTALS = ("loss", "gradient_norm", "parameter_norm")  # the metrics that are of every model
 
 
 def make_train_step(
@@ -27,16 +32,18 @@ def make_train_step(
     Args:
       model, tx: the model and its optimizer.
       config: the whole configuration; `loss` and `train` are read.
-      frozen: top-level parts of the parameters for which no gradient is computed.
+      frozen: top-level parts of the parameters for which no gradient is computed, nor memory held.
 
     With `train.accumulate` = A the batch is worked off in A equal parts and the gradients are averaged. Batch norm sees
     the parts one after the other, and a loss that divides by a number of annotated frames does so in each part.
+
+    A step whose loss, gradients or new parameters are not finite changes nothing but the step's number; its metric
+    `healthy` is False.
     """
 
-    def loss_fn(params, model_state, batch, key):
-        fixed = {name: jax.lax.stop_gradient(tree) if name in frozen else tree for name, tree in params.items()}
+    def loss_fn(trained, fixed, model_state, batch, key):
         outputs, updated = model.apply(
-            {"params": fixed, **model_state},
+            {"params": {**fixed, **trained}, **model_state},
             models.prepare(batch),
             train=True,
             rngs={"dropout": key},
@@ -48,47 +55,75 @@ def make_train_step(
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     parts = config.train.accumulate
 
-    def gradients(params, model_state, batch, key):
+    def gradients(trained, fixed, model_state, batch, key):
         if parts == 1:
-            return gradient_fn(params, model_state, batch, key)
+            return gradient_fn(trained, fixed, model_state, batch, key)
 
         # Every parts-th clip, so that a part is spread over the devices as the whole batch is.
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        split = meshes.keep_split(split, axis=1)
 
         def body(carry, part):
             total, stats = carry
             index, clips = part
-            grads, (stats, metrics) = gradient_fn(params, stats, clips, jax.random.fold_in(key, index))
-            return (jax.tree.map(jnp.add, total, grads), stats), metrics
+            grads, (stats, metrics) = gradient_fn(trained, fixed, stats, clips, jax.random.fold_in(key, index))
+            return (jax.tree.map(jnp.add, total, parallel.in_parts(grads)), stats), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
         (total, stats), metrics = jax.lax.scan(body, (zeros, model_state), (jnp.arange(parts), split))
         return jax.tree.map(lambda g: g / parts, total), (stats, jax.tree.map(jnp.mean, metrics))
 
     def train_step(state: TrainState, batch: Batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        grads, (model_state, metrics) = gradients(state.params, state.model_state, batch, key)
+        whole = parallel.collected(state.params)
+        fixed = {name: tree for name, tree in whole.items() if name in frozen}
+        trained = {name: tree for name, tree in whole.items() if name not in frozen}
+        grads, (model_state, metrics) = gradients(trained, fixed, state.model_state, batch, key)
+        grads = parallel.in_parts(grads | jax.tree.map(jnp.zeros_like, fixed))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = config.train.ema_decay
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params) if decay else {}
-        metrics["gradient_norm"] = optax.tree.norm(grads)
-        new = state.replace(
-            step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state, ema_params=ema
-        )
-        return new, metrics
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
+        sums = jnp.stack([optax.tree.norm(model_state), *(metrics[name] for name in TOTALS)])
+        healthy = jnp.all(jnp.isfinite(sums))
+        new = state.replace(params=params, model_state=model_state, opt_state=opt_state, ema_params=ema)
+        new = jax.tree.map(lambda old, new: jnp.where(healthy, new, old), state, new)
+        return new.replace(step=state.step + 1), metrics | {HEALTHY: healthy}
 
     return train_step
 
 
+def by_shape(step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns `step`, compiled for each shape of batch when the first of that shape comes: see `compile_step`."""
+    programs: dict[tuple, Callable] = {}
+
+    def call(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        shapes = tuple(sorted((name, value.shape) for name, value in batch.items()))
+        if shapes not in programs:
+            with jax.transfer_guard("allow"):
+                programs[shapes] = compile_step(step, state, batch)
+        return programs[shapes](state, batch)
+
+    return call
+
+
 def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
-    """Compiles a training step before the first batch needs it, its state donated, and says what it takes."""
+    """Compiles a training step for batches of one shape, its state donated, and says what it takes.
+
+    Args:
+      step: of `make_train_step`.
+      state, batch: as they will be given, or their shapes, both with their layouts over the devices of a mesh.
+    """
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    layouts = jax.tree.map(lambda x: x.sharding, state)
+    with jax.set_mesh(layouts.step.mesh):
+        compiled = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None)).lower(state, batch).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     log.info(
-        "training step compiled in %.1f s: %.1f GFLOP, %.2f GB of temporaries",
+        "training step compiled in %.1f s, for %d frames: %.1f GFLOP, %.2f GB of temporaries",
         time.perf_counter() - start,
+        math.prod(batch["frames"].shape[:2]),
         cost.get("flops", 0.0) / 1e9,
         getattr(memory, "temp_size_in_bytes", 0) / 1e9,
     )
