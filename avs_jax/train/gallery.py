@@ -56,8 +56,9 @@ def worst_and_best(statistics: Statistics, number: int) -> dict[str, int]:
 
 
 def _worst_and_best(scores: np.ndarray, clips: np.ndarray, number: int) -> dict[str, int]:
-    order = clips[np.lexsort((clips, scores))].tolist()
-    worst, best = order[:number], order[number:][::-1][:number]
+    # Of equal ones the first: a model that is right about many clips does not have them all fetched, one by one.
+    worst = clips[np.lexsort((clips, scores))][:number].tolist()
+    best = [index for index in clips[np.lexsort((clips, -scores))].tolist() if index not in worst][:number]
     return {
         **{f"worst_{place}": index for place, index in enumerate(worst, 1)},
         **{f"best_{place}": index for place, index in enumerate(best, 1)},

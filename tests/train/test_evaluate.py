@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from avs_jax import metrics
-from avs_jax.train import evaluate
+from avs_jax.train import evaluate, gallery
 
 PROTOCOLS = {"clip": {}, "avsbench": {"batch_size": 2}, "dataset": {}}
 
@@ -64,7 +64,7 @@ def expected_statistics(arrays, level=100.0):
 def test_counts_do_not_depend_on_the_batches(batch_size):
     arrays = split()
     step = evaluate.counting_step(brightness)
-    found = evaluate.evaluate(step, LEVEL, batches(arrays, batch_size), num_classes=1)
+    found = evaluate.evaluate(step, LEVEL, batches(arrays, batch_size), num_classes=1, num_frames=2)
     expected = expected_statistics(arrays)
     np.testing.assert_array_equal(found.clip_index, np.arange(7))
     np.testing.assert_array_equal(found.counts, expected.counts)
@@ -78,7 +78,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 process = int(sys.argv[1])
 jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, process, cluster_detection_method="deactivate")
 from avs_jax.parallel import mesh as meshes
-from avs_jax.train import evaluate
+from avs_jax.train import evaluate, gallery
 
 helpers = runpy.run_path(sys.argv[3])
 arrays, brightness, mesh = helpers["split"](), helpers["brightness"], meshes.create()
@@ -90,10 +90,11 @@ def local():
         batch = {name: array[rows % 7] for name, array in arrays.items()} | {"clip_valid": rows < 7}
         yield meshes.put_batch(batch, mesh)
 
-statistics = evaluate.evaluate(evaluate.counting_step(brightness), variables, local(), num_classes=1)
-shown = evaluate.examples(evaluate.labelling_step(brightness), variables, local(), [2, 5])
+shown = gallery.Gallery(2)
+step = evaluate.counting_step(brightness)
+statistics = evaluate.evaluate(step, variables, local(), num_classes=1, num_frames=2, gallery=shown)
 figures = {name: statistics.compute(name) for name in ("clip", "avsbench", "dataset")}
-figures["pixels"] = [int(shown[index].prediction.sum()) for index in (2, 5)]
+figures["pixels"] = {str(index): int(example.prediction.sum()) for index, example in sorted(shown.examples.items())}
 print(json.dumps(figures))
 """
 
@@ -109,7 +110,8 @@ def test_two_processes_find_what_one_finds():
     arrays = split()
     expected = {name: expected_statistics(arrays).compute(name) for name in ("clip", "avsbench", "dataset")}
     labels = np.asarray(brightness(LEVEL, {"frames": jnp.asarray(arrays["frames"])}))[..., 0] > 0.5
-    expected["pixels"] = [int(labels[index].sum()) for index in (2, 5)]
+    shown = gallery.worst_and_best(expected_statistics(arrays), 2).values()
+    expected["pixels"] = {str(index): int(labels[index].sum()) for index in sorted(shown)}
     for output in outputs:
         assert json.loads(output.splitlines()[-1]) == expected
 
@@ -155,22 +157,44 @@ def test_the_table_shows_every_figure():
     assert lines[4].index("0.2500") == lines[3].index("0.7500") and lines[6].rindex("0.2500") == lines[1].index("drop")
 
 
-def test_the_worst_and_best_clips_are_drawn():
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_the_worst_and_best_clips_are_drawn(number):
     arrays = split()
     statistics = expected_statistics(arrays)
     scores = statistics.per_clip()["J"]
-    chosen = evaluate.worst_and_best(statistics, 2)
-    assert list(chosen) == ["worst_1", "worst_2", "best_1", "best_2"] and len(set(chosen.values())) == 4
-    assert [scores[i] for i in chosen.values()] == np.sort(scores)[[0, 1, -1, -2]].tolist()
-    assert list(evaluate.worst_and_best(statistics, 5)) == [f"worst_{i}" for i in range(1, 6)] + ["best_1", "best_2"]
-    found = evaluate.examples(evaluate.labelling_step(brightness), LEVEL, batches(arrays, 3), chosen.values())
-    assert set(found) == set(chosen.values())
-    example = found[chosen["worst_1"]]
-    np.testing.assert_array_equal(example.frames, arrays["frames"][chosen["worst_1"]])
-    scores = brightness(LEVEL, {"frames": jnp.asarray(example.frames)})
-    np.testing.assert_array_equal(example.prediction, np.asarray(scores)[..., 0] > 0.5)
-    pictures = evaluate.draw(chosen, found, statistics, [f"dog {i}" for i in range(7)])
+    chosen = gallery.worst_and_best(statistics, number)
+    worst, best = np.argsort(scores, kind="stable")[:number], np.argsort(-scores, kind="stable")
+    assert list(chosen.values()) == [*worst, *[index for index in best if index not in worst][:number]]
+    best = min(number, 7 - number)
+    assert list(chosen) == [f"worst_{i + 1}" for i in range(number)] + [f"best_{i + 1}" for i in range(best)]
+
+    shown, step = gallery.Gallery(number), evaluate.counting_step(brightness)
+    evaluate.evaluate(step, LEVEL, batches(arrays, 3), num_classes=1, num_frames=2, gallery=shown)
+    assert set(shown.examples) == set(chosen.values())
+    for index, example in shown.examples.items():
+        np.testing.assert_array_equal(example.frames, arrays["frames"][index])
+        np.testing.assert_array_equal(example.annotated, arrays["mask_valid"][index])
+        scores = brightness(LEVEL, {"frames": jnp.asarray(example.frames)})
+        np.testing.assert_array_equal(example.prediction, np.asarray(scores)[..., 0] > 0.5)
+    pictures = gallery.draw(shown.examples, statistics, number, [f"dog {i}" for i in range(7)])
     assert list(pictures) == list(chosen) and all(image.dtype == np.uint8 for image in pictures.values())
+
+
+def test_only_clips_that_may_be_shown_are_fetched():
+    """Of a thousand clips in random order few ever are among the two worst and best, ties or not."""
+    arrays = split(clips=1000, size=4)
+    whole, shown, fetched = expected_statistics(arrays), gallery.Gallery(2), []
+    for start in range(0, 1000, 4):
+        rows = slice(start, start + 4)
+        part = metrics.Statistics(1, whole.clip_index[rows], whole.valid[rows], whole.counts[rows])
+
+        def fetch(part=part):
+            fetched.append(part)
+            return {index: index for index in part.clip_index.tolist()}
+
+        shown.add(part, fetch)
+    assert set(shown.examples) == set(gallery.worst_and_best(whole, 2).values())
+    assert len(fetched) < 40
 
 
 def test_a_model_and_several_classes():
@@ -179,18 +203,22 @@ def test_a_model_and_several_classes():
 
     def apply(variables, inputs, train):
         assert not train and inputs["frames"].dtype == jnp.float32
-        level = inputs["frames"].mean(-1, keepdims=True) + variables["level"] * inputs["log_mel"][:, :, :1, :1, None]
+        level = (
+            inputs["frames"].mean(-1, keepdims=True)
+            + variables["params"]["level"] * inputs["log_mel"][:, :, :1, :1, None]
+        )
         logits = -((level - jnp.array([-1.2, 0.3, 1.6])) ** 2)
         return types.SimpleNamespace(mask_logits=logits)
 
     predict = evaluate.predict_fn(types.SimpleNamespace(apply=apply))
-    variables = {"level": jnp.float32(0.1)}
-    found = evaluate.evaluate(evaluate.counting_step(predict), variables, batches(arrays, 3), num_classes=3)
-    labels = evaluate.labelling_step(predict)
-    predicted = np.concatenate([labels(variables, batch) for batch in batches(arrays, 7)])
+    variables = {"params": {"level": jnp.float32(0.1)}}
+    shown = gallery.Gallery(7)
+    step = evaluate.counting_step(predict)
+    found = evaluate.evaluate(step, variables, batches(arrays, 3), num_classes=3, num_frames=2, gallery=shown)
+    predicted = np.argmax(np.concatenate([predict(variables, batch) for batch in batches(arrays, 7)])[:7], -1)
     assert set(np.unique(predicted)) == {0, 1, 2}
     scores = np.eye(3, dtype=np.float32)[predicted]
     expected = metrics.create("avss", 3).update(scores, arrays["masks"], arrays["mask_valid"]).statistics
     np.testing.assert_array_equal(found.counts, expected.counts)
-    shown = evaluate.examples(labels, variables, batches(arrays, 4), [5])[5]
-    np.testing.assert_array_equal(shown.prediction, predicted[5])
+    for index in range(7):
+        np.testing.assert_array_equal(shown.examples[index].prediction, predicted[index])

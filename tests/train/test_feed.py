@@ -54,9 +54,9 @@ def test_evaluation_covers_the_split_once_and_marks_padding(config):
     batches = list(feed.evaluation_batches(config, "test", "true"))
     index = np.concatenate([batch["clip_index"] for batch in batches])
     valid = np.concatenate([batch["clip_valid"] for batch in batches])
-    assert index[valid].tolist() == list(range(5))
-    assert index[~valid].tolist() == [-1]
-    assert {batch["frames"].shape for batch in batches} == {(2, 5, 64, 64, 3)}
+    assert index[valid].tolist() == np.repeat(range(5), 5).tolist()
+    assert index[~valid].tolist() == [-1] * 5
+    assert {batch["frames"].shape for batch in batches} == {(10, 1, 64, 64, 3)}  # clips of one frame each
 
 
 def test_silence_changes_the_sound_alone(config):
