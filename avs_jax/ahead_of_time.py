@@ -85,8 +85,8 @@ def _step_report(name: str, program: Program, target: ahead.Target, mesh: Mesh |
     yield from (f"  {line}" for line in found.lines())
     if target.memory and found.peak_memory > target.memory:
         raise ahead.AheadError(
-            f"{name} does not fit {target.name}: {found.peak_memory / ahead.GIB:.2f} GiB on a device that has "
-            f"{target.memory / ahead.GIB:.2f} GiB; {MEND}"
+            f"{name} does not fit {target.name}: {found.peak_memory / ahead.GIB:.3g} GiB on a device that has "
+            f"{target.memory / ahead.GIB:.3g} GiB; {MEND}"
         )
 
 

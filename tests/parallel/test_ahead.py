@@ -1,0 +1,123 @@
+"""Compiling ahead of time, for this machine, and lowered for others. For TPUs .ci/run does it, where libtpu is."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from avs_jax import ahead_of_time
+from avs_jax.benchmark import cost
+from avs_jax.layers import attention, sampling
+from avs_jax.parallel import ahead
+from avs_jax.parallel import mesh as meshes
+from avs_jax.train import demo_data
+from avs_jax.train.feed import Feed, evaluation_batches, for_device
+
+SHAPES = ((2, 2), (4, 4))
+
+
+def sizes(lines, name):
+    """{"arguments": GiB, ...} that a report says of a step."""
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{name}: "))
+    memory = next(line for line in lines[start:] if "memory of a device" in line)
+    parts = memory[memory.index("(") + 1 : memory.index(")")].split(", ")
+    return {part.split()[0]: float(part.split()[1]) for part in parts}
+
+
+@pytest.fixture(scope="module")
+def lowered():
+    """The report of a training step for eight GPUs, parameters split over four."""
+    from tests.integration import tiny
+
+    config = tiny.get_config().unlock()
+    config.mesh.update(data=2, fsdp=4)
+    config.train.batch_size = 8
+    platforms = jax.config.jax_platforms
+    yield config, list(ahead_of_time.report(config, "cuda:8", steps=["train"]))
+    jax.config.update("jax_platforms", platforms)
+
+
+def test_a_report_shows_the_layout_the_operations_and_what_is_not_known(lowered):
+    _, lines = lowered
+    assert lines[0] == "cuda:8, data 2 x fsdp 4 x tensor 1"
+    row = next(line for line in lines if line.startswith("head/encoder/layer_*/self_attn/output_proj/kernel"))
+    assert row.split() == [row.split()[0], *"1 32 x 32 heads embed - fsdp 1,024".split()]
+    assert any(line.startswith("train: a batch of 8 x 1 frames, ") for line in lines)
+    assert any("memory of a device: at least " in line for line in lines)
+    assert any("Lowered for CUDA, not compiled" in line for line in lines)
+
+
+def test_the_memory_of_arguments_is_that_of_the_state_and_the_batch(lowered):
+    config, lines = lowered
+    sums = re.findall(r"^\w+: ([\d,]+) bytes on a device$", "\n".join(lines), re.MULTILINE)
+    held = sum(int(each.replace(",", "")) for each in sums)
+    assert len(sums) == 5
+    batch = ahead_of_time._batch(config, ahead_of_time._mesh(config, ahead.target("cuda:8")), training=True)
+    clip = sum(value.size // value.shape[0] * value.dtype.itemsize for value in batch.values())
+    assert abs(sizes(lines, "train")["arguments"] - (held + clip) / ahead.GIB) < 1e-3
+
+
+def test_a_step_compiles_for_this_machine_and_fails_where_it_does_not_fit(tiny_config):
+    *_, memory, count, instructions = ahead_of_time.report(tiny_config, steps=["predict"])
+    assert memory.startswith("  memory of a device: 0.0") and "temporaries" in memory
+    assert "GFLOP" in count and int(instructions.split()[0].replace(",", "")) > 500
+    with pytest.raises(
+        ahead.AheadError, match=r"predict does not fit 1 x cpu: 0\.0\d+ GiB on a device that has 0\.0001"
+    ):
+        list(ahead_of_time.report(tiny_config, memory_gb=1e-4, steps=["predict"]))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_batches_have_the_loaders_shapes(tiny_config, tmp_path, alone):
+    tiny_config.data.records = str(tmp_path)
+    tiny_config.data.synthetic.update(train=4, val=2, test=2)
+    tiny_config.train.supervised_frames_only = tiny_config.eval.annotated_frames_only = alone
+    demo_data.ensure_records(tiny_config)
+    mesh = meshes.create()
+    feed = Feed(tiny_config, mesh)
+    mine = ahead_of_time._batch(tiny_config, mesh, training=True)
+    theirs = next(feed)
+    feed.close()
+    assert {name: (x.shape, x.dtype) for name, x in mine.items()} == {
+        name: (x.shape, x.dtype) for name, x in theirs.items()
+    }
+    mine = ahead_of_time._batch(tiny_config, mesh, training=False)
+    theirs = for_device(next(iter(evaluation_batches(tiny_config, "val", "true"))))
+    assert {name: (x.shape, x.dtype) for name, x in mine.items()} == {
+        name: (x.shape, x.dtype) for name, x in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_do_not_get_the_loops_that_are_for_a_cpu(platform):
+    def both(value, locations, weights):
+        sampled = sampling.sample(value, locations, weights, SHAPES)
+        return sampled, attention.attend(sampled, value, value)
+
+    shapes = [(2, 20, 2, 4), (2, 5, 2, 2, 4, 2), (2, 5, 2, 2, 4)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    text = jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.gather" in text and "stablehlo.while" not in text
+    assert "stablehlo.while" in jax.jit(both).lower(*arguments).as_text()
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5e:4", "v5e:2x2x2", "v4:2x2", "v5e", "cuda:0", "cuda:x", "h100"])
+def test_an_unknown_topology_is_one_clear_error(topology):
+    with pytest.raises(ahead.AheadError, match=f"--topology={topology}: cuda, cuda:8, or a TPU and the shape of its"):
+        ahead.target(topology)
+
+
+def test_memory_can_be_given_for_what_is_not_known():
+    assert ahead.target("cuda").memory is None
+    assert ahead.target("cuda", 80).memory == 80 * ahead.GIB
+
+
+def test_operations_are_counted_once_whatever_the_layout(lowered):
+    """The report's figure is the program's, not a device's share of it."""
+    config, lines = lowered
+    mesh = meshes.create()
+    state = ahead_of_time._state(config.copy_and_resolve_references(), mesh)
+    program = ahead_of_time._program("train", config, mesh, state)
+    counted = cost.of(program.function, *program.arguments).flops
+    assert f"{counted / 1e9:,.1f} GFLOP in products, all devices" in next(x for x in lines if x.startswith("train: "))
