@@ -4,15 +4,16 @@
 #   CONFIG        configuration, with its argument: configs/s4.py:resnet50,512
 #   WORKDIR       where the run lives; a path that every host sees, also after a restart
 #   EXTRA_ARGS    further arguments of the trainer, quoted as in a shell: "--config.train.batch_size=16 --config.eval.audio='swap'"
-#   MAX_RESTARTS  how often a run that was preempted is started again (default: 100)
+#   MAX_RESTARTS  how often a run that was preempted is started again (default: 30)
 #
 # Works with bash 3.2 (macOS) and later.
 set -euo pipefail
 
-# shellcheck disable=SC2034 # read by the scripts
-EXIT_PREEMPTED=75 # of the trainer: asked to stop, state saved, the same command goes on (avs_jax/main.py)
+# What the trainer exits with where the same command goes on from its last checkpoint.
+EXIT_PREEMPTED=75 # it was asked to stop, and has saved its state (avs_jax/main.py)
+EXIT_LOST=6       # another process of the job died (avs_jax/parallel/processes.py)
 DRY_RUN=0
-MAX_RESTARTS=${MAX_RESTARTS:-100}
+MAX_RESTARTS=${MAX_RESTARTS:-30}
 
 die() {
   printf 'error: %s\n' "$*" >&2
@@ -60,6 +61,11 @@ quoted() {
     line="$line${line:+ }$word"
   done
   printf '%s' "$line"
+}
+
+# Whether the trainer's exit code asks for a restart.
+goes_on() {
+  [ "$1" = "$EXIT_PREEMPTED" ] || [ "$1" = "$EXIT_LOST" ]
 }
 
 # Shows a command and runs it; in a dry run only shows it, on standard output.

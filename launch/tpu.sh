@@ -85,8 +85,8 @@ train_through_preemptions() {
     if [ "$code" = 0 ]; then
       say "the run has ended; the machine is still there and is paid for: $(quoted "${DELETE[@]}")"
       return 0
-    elif [ "$code" = "$EXIT_PREEMPTED" ]; then
-      say "the run was asked to stop, and has saved its state"
+    elif goes_on "$code"; then
+      say "the run was asked to stop, or has lost one of its processes (exit code $code)"
     elif [ "$found" != "$READY" ]; then
       [ "$code" != 2 ] || [ -n "$found" ] || [ "$restarts" != 0 ] || die "$NAME could not be had, see above"
       say "the machine was taken away (state: ${found:-gone})"

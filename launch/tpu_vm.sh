@@ -14,7 +14,7 @@
 #   SPOT         1: a preemptible machine
 #   STORAGE      gs://BUCKET or NFS-HOST:/EXPORT, mounted on every host at /mnt/storage
 #   RECORDS      a converted data set (gs://BUCKET/avsbench_s4, or a path on STORAGE), copied to data/avsbench_s4
-#   MAX_RESTARTS, POLL_SECONDS   how often a preempted run is started again (100), and how long to wait before (30)
+#   MAX_RESTARTS, POLL_SECONDS   how often a preempted run is started again (30), and how long to wait before (30)
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=shared.sh
 . "$HERE/shared.sh"

@@ -17,7 +17,7 @@
 #   IMAGE        where the container is, see launch/Dockerfile
 #   BUILD        1: make it from the files here and push it there first
 #   WAIT         1: wait for the workload's end; exit with 0 only if it is a good one
-#   MAX_RESTARTS, POLL_SECONDS   how often a preempted run is started again (100), and how often WAIT looks (30)
+#   MAX_RESTARTS, POLL_SECONDS   how often a preempted run is started again (30), and how often WAIT looks (30)
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=shared.sh
 . "$HERE/shared.sh"
@@ -41,7 +41,7 @@ fi
 # exec: the signal of a preemption reaches the trainer, not a shell around it. A checkpoint takes longer than the usual 30 s.
 run xpk workload create --cluster="$CLUSTER" --workload="$NAME" --project="$PROJECT" --zone="$ZONE" \
   "${device[@]}" --num-slices="${SLICES:-1}" --docker-image="$IMAGE" \
-  --max-restarts="$MAX_RESTARTS" --restart-on-exit-codes="$EXIT_PREEMPTED" --termination-grace-period-seconds=300 \
+  --max-restarts="$MAX_RESTARTS" --restart-on-exit-codes="$EXIT_PREEMPTED,$EXIT_LOST" --termination-grace-period-seconds=300 \
   --command="exec $(quoted "${TRAIN[@]}")"
 [ "${WAIT:-0}" = 1 ] || exit 0
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.launch.conftest import CLOUD, ROOT
 
-LOST, PREEMPTED = 255, 75
+DISCONNECTED, PREEMPTED, LOST = 255, 75, 6
 CREATE = ["create", "scp", "ssh", "ssh"]  # a new machine: the code goes there, is installed, trains
 TPU, QUEUE = "tpu_vm.sh", "queued_resource.sh"
 
@@ -56,17 +56,17 @@ def test_a_machine_that_is_there_is_used(clone):
     assert verbs(clone) == ["scp", "ssh", "ssh"]
 
 
-@pytest.mark.parametrize("code", [PREEMPTED, LOST])
+@pytest.mark.parametrize("code", [PREEMPTED, LOST, DISCONNECTED])
 def test_a_run_that_was_stopped_or_lost_goes_on_where_it_was(clone, code):
     answers = {"tpu-vm describe": states("READY"), "tpu-vm ssh": [[0, ""], [code, ""], [code, ""], [0, ""]]}
     done = clone(TPU, answers=answers)
     assert done.returncode == 0 and verbs(clone) == ["scp", *["ssh"] * 4]
-    assert "restart 2 of at most 100" in done.stderr
+    assert "restart 2 of at most 30" in done.stderr
 
 
 @pytest.mark.parametrize("during", ["installation", "training"])
 def test_a_machine_that_was_taken_away_is_made_anew(clone, during):
-    ssh = [[0, ""]] * (during == "training") + [[LOST, ""], [0, ""]]
+    ssh = [[0, ""]] * (during == "training") + [[DISCONNECTED, ""], [0, ""]]
     answers = {"tpu-vm describe": states("READY", "PREEMPTED", "PREEMPTED", "", "READY"), "tpu-vm ssh": ssh}
     done = clone(TPU, answers=answers)
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_a_machine_that_was_taken_away_is_made_anew(clone, during):
 def test_a_machine_that_is_not_to_be_had_again_at_once_is_asked_for_again(clone):
     answers = {
         "tpu-vm describe": states("READY", "", "", "", "", "READY"),
-        "tpu-vm ssh": [[0, ""], [LOST, ""], [0, ""]],
+        "tpu-vm ssh": [[0, ""], [DISCONNECTED, ""], [0, ""]],
         "tpu-vm create": [[1, "no capacity"], [0, ""]],
     }
     assert clone(TPU, answers=answers).returncode == 0
@@ -114,7 +114,7 @@ def test_the_queue_is_waited_for(clone):
 
 def test_a_preempted_request_is_put_into_the_queue_again(clone):
     queue = states("ACTIVE", "SUSPENDING", "SUSPENDING", "SUSPENDED", "", "WAITING_FOR_RESOURCES", "ACTIVE")
-    answers = {"queued-resources describe": queue, "tpu-vm ssh": [[0, ""], [LOST, ""], [0, ""]]}
+    answers = {"queued-resources describe": queue, "tpu-vm ssh": [[0, ""], [DISCONNECTED, ""], [0, ""]]}
     done = clone(QUEUE, answers=answers)
     assert done.returncode == 0, done.stderr
     assert verbs(clone) == ["scp", "ssh", "ssh", "delete", *CREATE]
@@ -132,7 +132,7 @@ def test_xpk_gets_the_exit_code_of_a_preemption_and_the_end_is_waited_for(launch
     assert done.returncode == 0, done.stderr
     assert [name for name, _ in launcher.calls()] == ["build", "push", "workload create", "get", "get"]
     submitted = launcher.calls()[2][1]
-    assert submitted["restart_on_exit_codes"] == str(PREEMPTED) and submitted["num_slices"] == "2"
+    assert submitted["restart_on_exit_codes"] == f"{PREEMPTED},{LOST}" and submitted["num_slices"] == "2"
     assert submitted["command"].startswith("exec python -m avs_jax.main --config configs/s4.py")
     assert launcher("xpk.sh", answers={"get": [[0, "Failed"]]}, WAIT=1).returncode == 2
 
@@ -143,8 +143,8 @@ def test_xpk_gets_the_exit_code_of_a_preemption_and_the_end_is_waited_for(launch
         (0, 0, ["srun"], 0),
         (1, 0, ["srun"], 1),
         (PREEMPTED, 0, ["srun", "requeue"], 0),
-        (PREEMPTED, 99, ["srun", "requeue"], 0),
-        (PREEMPTED, 100, ["srun"], 2),
+        (LOST, 29, ["srun", "requeue"], 0),
+        (PREEMPTED, 30, ["srun"], 2),
     ],
 )
 def test_slurm_puts_a_stopped_run_back_into_the_queue(clone, code, restarts, calls, result):

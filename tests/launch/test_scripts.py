@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from avs_jax.parallel import processes
 from tests.launch import stub
 from tests.launch.conftest import CLOUD, ROOT, SCRIPTS
 
@@ -122,11 +123,12 @@ def test_the_help_names_every_variable_that_is_read(launcher, script):
     assert read >= {"ACCELERATOR", "STORAGE", "RECORDS"} if script == "setup_vm.sh" else {"CONFIG", "EXTRA_ARGS"}
 
 
-def test_the_scripts_know_the_trainers_exit_code():
+def test_the_scripts_know_the_trainers_exit_codes():
     main = ast.parse((ROOT / "avs_jax/main.py").read_text())
-    codes = [node.value.value for node in main.body if isinstance(node, ast.Assign)
-             and node.targets[0].id == "EXIT_PREEMPTED"]  # fmt: skip
-    assert f"\nEXIT_PREEMPTED={codes[0]} " in (ROOT / "launch/shared.sh").read_text()
+    assigned = [node for node in main.body if isinstance(node, ast.Assign)]
+    (preempted,) = [node.value.value for node in assigned if node.targets[0].id == "EXIT_PREEMPTED"]
+    known = (ROOT / "launch/shared.sh").read_text()
+    assert f"\nEXIT_PREEMPTED={preempted} " in known and f"\nEXIT_LOST={processes.EXIT_LOST} " in known
 
 
 def test_the_container_is_made_of_files_that_are_there_and_ends_in_the_same_line():
