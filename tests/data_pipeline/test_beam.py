@@ -1,4 +1,4 @@
-"""Conversion on Apache Beam's DirectRunner; runs where Beam is installed (see .ci/run)."""
+"""Conversion on Apache Beam's DirectRunner, in the environment in which Beam is installed (see conftest.py)."""
 
 import os
 import pathlib
@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from data_pipeline import avsbench, convert, loader, records, schema, synthetic, tfrecord
+from data_pipeline import avsbench, beam, convert, loader, records, schema, synthetic, tfrecord
 
-pytest.importorskip("apache_beam")
 CLIPS = {"train": 7, "val": 2, "test": 3}
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -35,8 +34,6 @@ def local(task, raw, tmp_path_factory):
 
 
 def on_beam(task, raw, out, *arguments):
-    from data_pipeline import beam
-
     return beam.convert_on_beam(task, raw, out, **dict(arguments))
 
 
