@@ -8,7 +8,10 @@ import pytest
 from avs_jax import config as configuration
 from configs import base
 
-NAMES = ["s4", "ms3", "avss", "demo", "tpavi_s4", "tpavi_ms3", "tpavi_avss", "vct_s4", "vct_ms3", "vct_avss"]
+NAMES = [
+    "s4", "ms3", "avss", "demo", "tpavi_s4", "tpavi_ms3", "tpavi_avss", "vct_s4", "vct_ms3", "vct_avss", "vct_demo",
+    "vct_ms3_demo",
+]  # fmt: skip
 
 
 def load(name, argument=""):
@@ -98,6 +101,31 @@ def test_what_tpavi_cannot_run_is_named(change, message):
     change(config)
     with pytest.raises(configuration.ConfigError, match=message):
         configuration.validate(config)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda config: config.data.update(scales=(0.0, 1.0)), r"config.data.scales=\(0.0, 1.0\): multiples of"),
+        (lambda config: config.model.query_generator.update(name="text"), "config.model.query_generator.name='text'"),
+        (lambda config: config.model.query_generator.update(num_pixels=9), "num_pixels=9: 9216 for data.image_size"),
+        (lambda config: config.model.update(fusion="gate"), "config.model.fusion='gate'"),
+    ],
+)
+def test_what_vct_cannot_run_is_named(change, message):
+    config = load("vct_s4")
+    change(config)
+    with pytest.raises(configuration.ConfigError, match=message):
+        configuration.validate(config)
+
+
+def test_published_augmentations_of_vct():
+    """Facts: shorter sides 192, 230, ..., 768 of images of 384; colours; flips."""
+    for name in ("vct_s4", "vct_ms3", "vct_avss"):
+        data = load(name).data
+        edges = [int(384 * scale) for scale in data.scales]
+        assert (len(edges), edges[0], edges[1], edges[-1]) == (16, 192, 230, 768)
+        assert data.colour and data.flip and not load("s4").data.scales
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,16 @@ def config(tiny_config, records):
     return tiny_config
 
 
-def command(records, workdir, *arguments):
+def command(records, workdir, *arguments, config="tiny"):
     return [
-        sys.executable, "-m", "avs_jax.main", "--config", "tests/integration/tiny.py", "--workdir", str(workdir),
+        sys.executable, "-m", "avs_jax.main", "--config", f"tests/integration/{config}.py", "--workdir", str(workdir),
         f"--config.data.records={records}", *arguments,
     ]  # fmt: skip
 
 
-def run(records, workdir, *arguments):
-    return subprocess.run(command(records, workdir, *arguments), cwd=ROOT, capture_output=True, text=True)
+def run(records, workdir, *arguments, config="tiny"):
+    line = command(records, workdir, *arguments, config=config)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
 def newest(workdir):
@@ -114,6 +115,28 @@ def test_five_kills_change_nothing(unbroken, records, tmp_path):
     assert step == expected_step == 12
     assert found == expected
     assert steps_of(tmp_path) == list(range(1, 13))
+
+
+def test_vct_goes_on_bit_for_bit(records, tmp_path):
+    """Its random groups and points too: killed, then started again, it ends as a run that nobody disturbs."""
+    settings = ("--config.train.steps=6", "--config.eval.every_steps=6", "--config.eval.pictures=0")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        command(records, killed, *settings, config="tiny_vct"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = killed / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and '"step": 4' in log.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for workdir in (killed, whole):
+        done = run(records, workdir, *settings, config="tiny_vct")
+        assert done.returncode == 0, done.stderr
+        assert steps_of(workdir) == list(range(1, 7))
+    assert newest(killed) == newest(whole)
 
 
 def test_asked_to_stop_it_saves_and_goes_on(unbroken, records, tmp_path):

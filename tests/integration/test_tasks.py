@@ -12,7 +12,7 @@ from avs_jax import config as configuration
 from avs_jax.train import demo_data, loop
 from configs import base
 from data_pipeline import avsbench, synthetic
-from tests.integration import tiny
+from tests.integration import tiny, tiny_vct
 
 RUNS = ("s4", "ms3", "avss", "vct")
 SETTINGS = ("model", "data", "optimizer", "train", "checkpoint", "eval")
@@ -35,26 +35,18 @@ def tiny_task(task, records):
             section.update(every_steps=0, every_epochs=0.67)
     if task == "avss":  # the other kind of backbone
         config.model.backbone.update(name="pvt_v2_b0", widths=(8, 8, 20, 16))
+        config.train.supervised_frames_only = True
     return config
 
 
-def tiny_vct(records):
+def segmented_vct(records):
     """VCT on S4 at the smallest sizes, with pre-segmented images and its augmentations."""
-    config, small = base.get_config("s4", "resnet50", 64, system="vct").unlock(), tiny_task("s4", records)
-    for name in ("backbone", "vggish"):
-        config.model[name].update(small.model[name])
-    config.model.update(embed_dim=32, num_heads=2, num_queries=4, audio_mlp_dim=16, frozen_batch_norm=False)
-    config.model.pixel_decoder.update(num_layers=1, ffn_dim=16)
-    config.model.query_generator.update(num_heads=2, hidden_dim=8)
-    config.model.decoder.update(num_layers=2, ffn_dim=16)
-    config.loss.num_points = 32
-    config.optimizer.update(schedule="poly", decay="weights", backbone_multiplier=0.1, clip_norm=0.01)
-    protocols, best = config.eval.protocols, config.checkpoint.best_metric
-    for name in ("data", "train", "checkpoint", "eval"):
-        config[name].update(small[name])
-    config.eval.protocols, config.checkpoint.best_metric = protocols, best
-    config.model.pre_masks = True
-    config.data.update(scales=(0.5, 1.0, 1.5), colour=True, flip=True)
+    config = tiny_vct.get_config().unlock()
+    config.data.records, config.model.pre_masks = str(records), True
+    config.data.update(scales=(0.5, 1.0, 1.5), colour=True)
+    config.data.synthetic.update(train=6, val=3, test=3)
+    config.train.update(batch_size=2, steps=2)
+    config.optimizer.backbone_multiplier = 0.1
     add_pre_masks(config)
     return config
 
@@ -78,7 +70,7 @@ def read_keys(tmp_path_factory):
     found = {}
     for task in RUNS:
         records = tmp_path_factory.mktemp(f"{task}_records")
-        config = tiny_vct(records) if task == "vct" else tiny_task(task, records)
+        config = segmented_vct(records) if task == "vct" else tiny_task(task, records)
         configuration.validate(config)
         workdir = tmp_path_factory.mktemp(task)
         configuration.claim_workdir(workdir, config)  # reads everything, so before recording starts
