@@ -102,7 +102,7 @@ def interrupted(records, tmp_path_factory):
     seen.stopped = finish(processes)
     seen.stopped_at = max(losses(seen.workdir)), saved(seen.workdir)
 
-    processes = start_two(records, seen.workdir)
+    processes = start_two(records, seen.workdir, "--config.mesh.fsdp=2")
     wait_for(seen.stopped_at[0] + 2, seen.workdir, processes)
     processes[1].kill()
     then = time.monotonic()

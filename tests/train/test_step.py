@@ -61,6 +61,13 @@ def test_the_loss_falls_and_the_run_is_deterministic(tiny_config):
     moved, _ = step(first.replace(step=jnp.int32(1)), batch())
     assert not same(again.params, moved.params)  # another step, another dropout
 
+    broken = batch()
+    broken["log_mel"][0, 0, 0, 0] = np.nan
+    unchanged, metrics = step(state, broken)
+    assert not metrics["healthy"] and not np.isfinite(metrics["loss"])
+    assert int(unchanged.step) == 9
+    assert same(unchanged.replace(step=state.step), state)
+
 
 def test_frozen_parts_keep_their_parameters_but_not_their_batch_statistics(tiny_config):
     state, step = start(tiny_config, frozen=("backbone", "vggish"))
