@@ -157,11 +157,6 @@ def test_a_frozen_batch_norm_does_in_training_as_in_evaluation():
 
 ALTERNATIVES = {
     "paper": {"variant": "paper"},
-    "audio-centric": {"query_generator__name": "audio"},
-    "naive vision queries": {"query_generator__prototypes": 0, "query_generator__grouping": "none"},
-    "softmax grouping": {"query_generator__grouping": "softmax"},
-    "without prototypes": {"query_generator__prototypes": 0},
-    "early fusion": {"fusion": "concat"},
     "pre-masks": {"pre_masks": True},
     "71 classes": {"num_classes": 71},
     "rematerialised": {"remat": True},
@@ -177,11 +172,7 @@ def test_alternatives(changes):
     layers = 4 if config.variant == "paper" else 5
     classes = 72 if config.num_classes == 71 else 3
     assert outputs.class_logits.shape == (layers + 1, CLIPS, FRAMES, QUERIES, classes)
-    prompted = config.query_generator.prototypes > 0 and config.query_generator.name == "vision"
-    assert (outputs.prototype_logits is not None) == prompted
-    assert variables["params"]["decoder"]["level_embed"].shape[0] == (
-        3 if changes == ALTERNATIVES["audio-centric"] else 4
-    )
+    assert outputs.prototype_logits is not None
 
 
 def test_the_papers_queries_are_its_equations():
