@@ -17,11 +17,13 @@ class Sizes:
     def of(cls, config, training: bool, supervised_only: bool = True) -> Sizes:
         """Sizes in training or evaluation.
 
-        Training has only the supervised frames where `train.supervised_frames_only` is set, but for a program that
-        cannot make use of it (`supervised_only=False`).
+        Training has only the first frames where `train.supervised_frames_only` and `loss.frames` say so, but for a
+        program that cannot make use of it (`supervised_only=False`). Of batches whose number of annotated frames
+        changes it is the largest.
         """
         clips = config.train.batch_size if training else config.eval.batch_size
-        alone = training and supervised_only and config.train.supervised_frames_only
+        first = config.train.supervised_frames_only and config.loss.frames == "first"
+        alone = training and supervised_only and first
         return cls(clips, 1 if alone else config.data.num_frames, tuple(config.data.image_size))
 
     @property
