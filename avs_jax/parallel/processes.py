@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -10,16 +11,20 @@ import sys
 from collections.abc import Callable
 
 import jax
-from jax.experimental import multihost_utils
+from jax._src import distributed  # whose barriers have no public name
 
 log = logging.getLogger(__name__)
 
 # A process that is not heard of for so long is dead, and the others end. JAX's own default is 100.
 HEARTBEAT_SECONDS = 30
+MEETING_SECONDS = 24 * 3600
 SHUTDOWN_SECONDS = 60  # how long a process that has finished waits for the others
 
 # Ends a process that was left alone by another one. It is the number of SIGABRT, see `_abort_with_a_code`.
 EXIT_LOST = int(signal.SIGABRT)
+
+
+_meetings = itertools.count()  # every process counts the same
 
 
 class ProcessError(ValueError):
@@ -59,10 +64,19 @@ def first_alone(work: Callable[[], None]) -> None:
     """Does `work` in process 0 and then in the others, which find it done where they share a disk."""
     if jax.process_index() == 0:
         work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the first process is done")
+    meet()
     if jax.process_index() != 0:
         work()
+
+
+def meet() -> None:
+    """Waits until all processes are here, however long that takes; one that dies ends the wait as it ends the job.
+
+    A collective operation would do, but that of CPUs (Gloo) gives up after 30 s.
+    """
+    client = distributed.global_state.client
+    if client is not None:
+        client.wait_at_barrier(f"avs_jax_{next(_meetings)}", MEETING_SECONDS * 1000)
 
 
 def exit_code(error: Exception) -> int:

@@ -14,6 +14,7 @@ import optax
 
 from avs_jax import losses, models, parallel
 from avs_jax.parallel import mesh as meshes
+from avs_jax.parallel import processes
 from avs_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
     layouts = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(layouts.step.mesh):
         compiled = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None)).lower(state, batch).compile()
+    processes.meet()  # compiling takes one longer than another
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     log.info(
         "training step compiled in %.1f s, for %d frames: %.1f GFLOP, %.2f GB of temporaries",
