@@ -6,7 +6,7 @@ r"""VCT on AVSBench AVSS (71 classes), as published: Swin-B at 384 pixels.
 
 The authors start from a Mask2Former that was trained on COCO, and add a second backbone for pre-segmented images. It is
 off here; with the images in place (data_pipeline/pre_masks.py says where) set `--config.model.pre_masks=True`, which
-their checkpoints need.
+their checkpoints need. They train in mixed precision: here `--config.model.dtype=bfloat16`.
 """
 
 from configs import base
