@@ -180,12 +180,12 @@ class ConvolutionalMLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
         y = Linear(self.ratio * c, dtype=self.dtype, name="fc1")(x)
-        y = DepthwiseConv(self.dtype, name="dwconv")(y)
-        return Linear(c, dtype=self.dtype, name="fc2")(gelu(y))
+        y = DepthwiseConvGELU(self.dtype, name="dwconv")(y)
+        return Linear(c, dtype=self.dtype, name="fc2")(y)
 
 
-class DepthwiseConv(nn.Module):
-    """Depthwise 3x3 convolution with bias on a map (N, h, w, C), zeros outside. The kernel is (3, 3, 1, C)."""
+class DepthwiseConvGELU(nn.Module):
+    """Depthwise 3x3 convolution with bias on a map (N, h, w, C), zeros outside; GELU. The kernel is (3, 3, 1, C)."""
 
     dtype: Dtype = jnp.float32
 
@@ -194,36 +194,63 @@ class DepthwiseConv(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", _depthwise_normal, (3, 3, 1, c), jnp.float32)
         bias = self.param("bias", _zeros, (c,), jnp.float32)
-        return depthwise_conv(x, kernel[:, :, 0].astype(self.dtype)) + bias.astype(self.dtype)
+        return depthwise_gelu(x, jnp.concatenate([kernel.reshape(9, c), bias[None]]).astype(self.dtype))
 
 
 @jax.custom_vjp
-def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves each channel of x (N, h, w, C) with its own taps (3, 3, C), zeros outside, as nine shifted products.
+def depthwise_gelu(x: jax.Array, taps: jax.Array) -> jax.Array:
+    """GELU of x (N, h, w, C) convolved, each channel with its own nine taps and bias (10, C), zeros outside.
 
-    XLA's grouped convolution is an order of magnitude slower than these on a CPU, forward and backward.
+    As nine shifted products: XLA's grouped convolution is an order of magnitude slower on a CPU, forward and backward.
+    Of the forward pass only x is kept.
     """
-    padded = _pad(x)
-    return sum(_shift(padded, x, i, j) * kernel[i, j] for i in range(3) for j in range(3))
+    taps = _materialised(taps)
+    return gelu(_convolved(_padded(x), taps[:9]) + taps[9])
 
 
-def _depthwise_forward(x: jax.Array, kernel: jax.Array):
-    return depthwise_conv(x, kernel), (x, kernel)
+def _depthwise_gelu_forward(x: jax.Array, taps: jax.Array):
+    return depthwise_gelu(x, taps), (x, taps)
 
 
-def _depthwise_backward(saved, gradient: jax.Array):
-    x, kernel = saved
-    padded = _pad(x)
-    taps = [[jnp.sum(_shift(padded, x, i, j) * gradient, axis=(0, 1, 2)) for j in range(3)] for i in range(3)]
-    return depthwise_conv(gradient, kernel[::-1, ::-1]), jnp.stack([jnp.stack(row) for row in taps])
+def _depthwise_gelu_backward(saved, gradient: jax.Array):
+    x, taps = saved
+    taps, padded = _materialised(taps), _padded(x)
+    gradient = gradient * _gelu_slope(_convolved(padded, taps[:9]) + taps[9])
+    of_taps = [jnp.sum(shifted * gradient, axis=(0, 1, 2)) for shifted in _shifts(padded)]
+    of_bias = jnp.sum(gradient, axis=(0, 1, 2))
+    return _convolved(_padded(gradient), taps[8::-1]), jnp.stack([*of_taps, of_bias])
 
 
-depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_gelu.defvjp(_depthwise_gelu_forward, _depthwise_gelu_backward)
 
 
-def _pad(x: jax.Array) -> jax.Array:
+def _gelu_slope(x: jax.Array) -> jax.Array:
+    density = jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5))) + x * density
+
+
+def _convolved(padded: jax.Array, taps: jax.Array) -> jax.Array:
+    return sum(shifted * tap for shifted, tap in zip(_shifts(padded), taps, strict=True))
+
+
+def _padded(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def _shift(padded: jax.Array, x: jax.Array, i: int, j: int) -> jax.Array:
-    return padded[:, i : i + x.shape[1], j : j + x.shape[2]]
+def _shifts(padded: jax.Array) -> list[jax.Array]:
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+
+
+def _materialised(x: jax.Array) -> jax.Array:
+    """x (rows, C); on a CPU as a product with the identity, which XLA does not fuse with what reads it.
+
+    In a scan over blocks it would otherwise slice the stacked parameters anew for every element of the map and tap: the
+    convolution takes seven times as long. A barrier does not help, XLA:CPU drops it before it fuses. The product has
+    a batch axis, so that rematerialisation, which keeps products without one, does not stack it up again.
+    """
+
+    def product(x: jax.Array) -> jax.Array:
+        return jnp.matmul(jnp.eye(len(x), dtype=x.dtype)[None], x[None], precision=jax.lax.Precision.HIGHEST)[0]
+
+    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x)
