@@ -131,6 +131,7 @@ def _tpu(topology: str, shape: str, chip: Chip) -> tuple[jax.Device, ...]:
     # Else libtpu asks the cloud what it runs on, and cannot be loaded by two processes at a time.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    jax.config.update("jax_enable_compilation_cache", False)  # such programs can be kept, but not read back
     hosts = {"chips_per_host_bounds": _HOSTS[shape]} if shape in _HOSTS else {}
     try:
         found = topologies.get_topology_desc(
