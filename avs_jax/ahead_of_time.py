@@ -113,7 +113,7 @@ def _program(name: str, config, mesh: Mesh | AbstractMesh, state: states.TrainSt
         tx = optimizer.create(config.optimizer, config.train.steps or 1000, {}, never)
         layouts = jax.tree.map(lambda x: x.sharding, state)
         return Program(make_train_step(model, tx, config, never), (state, batch), donate=True, results=(layouts, None))
-    predict = evaluate.predict_fn(model)
+    predict = evaluate.predict_fn(model, config.eval.size)
     function = evaluate.counting_step(predict) if name == "eval" else predict
     return Program(function, (state.variables(), batch))
 

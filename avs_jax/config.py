@@ -184,6 +184,8 @@ def _training(config: ml_collections.ConfigDict) -> Checks:
 def _evaluation(config: ml_collections.ConfigDict) -> Checks:
     chosen, best = config.eval.protocols, config.checkpoint.best_metric
     known = ("clip", "avss", "vct", "dataset") if config.task == "avss" else ("clip", "avsbench", "vct", "dataset")
+    size = tuple(config.eval.size)
+    yield not size or (len(size) == 2 and min(size) > 0), f"eval.size={size}: (height, width), or () for the image's"
     for protocol in chosen:
         yield protocol in known, f"eval.protocols has {protocol!r}: one of {', '.join(known)} for task {config.task!r}"
     yield "clip" in chosen, "eval.protocols: 'clip' is always among them, as the figure that can be compared"

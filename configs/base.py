@@ -94,6 +94,8 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
             },
             "eval": {
                 "batch_size": 2,
+                # (height, width) at which scores and masks are compared; empty: the image's. VCT is measured at 224.
+                "size": (224, 224) if system == "vct" and size > 224 else (),
                 "annotated_frames_only": system != "tpavi",  # compute no others: they count nowhere
                 "every_epochs": 1.0,
                 "every_steps": 0,  # more than 0: in place of every_epochs

@@ -77,6 +77,7 @@ def test_an_unknown_argument_is_named():
         ("optimizer.name", "lion", "config.optimizer.name"),
         ("optimizer.schedule", "linear", "config.optimizer.schedule"),
         ("eval.protocols", ("clip", "avss"), "config.eval.protocols has 'avss'"),
+        ("eval.size", (224,), "config.eval.size="),
         ("eval.protocols", ("avsbench",), "'clip' is always among them"),
         ("checkpoint.best_metric", "refavs/J", "config.checkpoint.best_metric"),
     ],

@@ -33,13 +33,13 @@ SHOWN = ("frames", "masks", "mask_valid", "log_mel")  # of a clip in a gallery, 
 _AHEAD = 2
 
 
-def predict_fn(model: nn.Module) -> Predict:
-    """Returns the function (variables, batch) -> probabilities (B,T,H,W,C), at the size of the batch's masks."""
+def predict_fn(model: nn.Module, size: Sequence[int] = ()) -> Predict:
+    """Returns the function (variables, batch) -> probabilities (B,T,H,W,C), of `size` or else that of the masks."""
 
     def predict(variables: Any, batch: Batch) -> jax.Array:
         variables = {**variables, "params": parallel.collected(variables["params"])}
         outputs = model.apply(variables, models.prepare(batch), train=False)
-        return models.semantic_scores(outputs, batch["masks"].shape[2:])
+        return models.semantic_scores(outputs, tuple(size) or batch["masks"].shape[2:])
 
     return predict
 
@@ -50,15 +50,16 @@ def counting_step(predict: Predict) -> Callable[[Any, Batch], dict[str, jax.Arra
     Scores never leave the devices, only a few integers a frame do, and the predicted labels of the clips to be shown.
 
     Args:
-      predict: (variables, batch) -> probabilities (B,T,H,W,C).
+      predict: (variables, batch) -> probabilities (B,T,H,W,C), of any size: masks are brought to it.
     """
 
     @jax.jit
     def step(variables: Any, batch: Batch) -> dict[str, jax.Array]:
         scores = predict(variables, batch)
         labels = scores[..., 0] > 0.5 if scores.shape[-1] == 1 else jnp.argmax(scores, -1)
+        labels = nearest(labels, batch["masks"].shape[2:])
         found = {
-            "counts": metrics.statistics(scores, batch["masks"]),
+            "counts": metrics.statistics(scores, nearest(batch["masks"], scores.shape[2:4])),
             "valid": batch["mask_valid"] & batch["clip_valid"][:, None],
             "clip_index": jnp.where(batch["clip_valid"], batch["clip_index"], -1),
             "labels": labels.astype(jnp.uint8),
@@ -66,6 +67,17 @@ def counting_step(predict: Predict) -> Callable[[Any, Batch], dict[str, jax.Arra
         return found | {name: batch[name] for name in ("frame_index",) if name in batch}
 
     return step
+
+
+def nearest(masks: jax.Array, size: Sequence[int]) -> jax.Array:
+    """Masks (B,T,H,W) at another `size`, each pixel that of the place where its centre lies.
+
+    Masks that have been brought to a larger size in this way come back as they were.
+    """
+    for axis, (wanted, given) in enumerate(zip(size, masks.shape[2:], strict=True), 2):
+        if wanted != given:
+            masks = jnp.take(masks, np.floor((np.arange(wanted) + 0.5) * given / wanted).astype(int), axis=axis)
+    return masks
 
 
 def evaluate(

@@ -33,7 +33,7 @@ class Evaluator:
 
     def __init__(self, config, model: nn.Module, mesh: Mesh, writers: Writer, workdir: pathlib.Path):
         self._config, self._mesh, self._writers, self._workdir = config, mesh, writers, workdir
-        self._count = evaluate.counting_step(evaluate.predict_fn(model))
+        self._count = evaluate.counting_step(evaluate.predict_fn(model, config.eval.size))
         self._queries = QueryGallery(config, model) if config.model.name == "vct" else None
 
     def __call__(self, variables: dict, split: str, step: int) -> dict[str, float]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from avs_jax import metrics
 from avs_jax.train import evaluate, gallery
@@ -69,6 +70,29 @@ def test_counts_do_not_depend_on_the_batches(batch_size):
     np.testing.assert_array_equal(found.clip_index, np.arange(7))
     np.testing.assert_array_equal(found.counts, expected.counts)
     assert found.compute("avsbench", batch_size=2) == expected.compute("avsbench", batch_size=2)
+
+
+def test_masks_of_another_size_are_pillows_nearest_and_come_back():
+    masks = np.random.default_rng(0).integers(0, 71, (1, 2, 224, 224)).astype(np.uint8)
+    larger = np.asarray(evaluate.nearest(jnp.asarray(masks), (384, 384)))
+    expected = Image.fromarray(masks[0, 1]).resize((384, 384), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(larger[0, 1], expected)
+    np.testing.assert_array_equal(evaluate.nearest(jnp.asarray(larger), (224, 224)), masks)
+
+
+def test_scores_of_another_size_are_compared_with_masks_of_that_size():
+    """Every pixel of a mask four times: the same J, and labels of the image's size for pictures."""
+    arrays = split()
+    large = arrays | {"masks": arrays["masks"].repeat(2, -1).repeat(2, -2)}
+    assert {name: x.shape for name, x in large.items() if name != "masks"} == {
+        name: x.shape for name, x in arrays.items() if name != "masks"
+    }
+    shown = gallery.Gallery(1)
+    found = evaluate.evaluate(
+        evaluate.counting_step(brightness), LEVEL, batches(large, 4), num_classes=1, num_frames=2, gallery=shown
+    )
+    np.testing.assert_array_equal(found.counts, expected_statistics(arrays).counts)
+    assert next(iter(shown.examples.values())).prediction.shape[1:] == large["masks"].shape[2:]
 
 
 TWO_PROCESSES = """
