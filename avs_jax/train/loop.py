@@ -56,7 +56,8 @@ def train(config, workdir: pathlib.Path) -> bool:
     evaluator = Evaluator(config, model, mesh, writers, workdir)
     rate = optimizer.schedule(config.optimizer, total)
     progress = hooks.Progress(writers, clock, start, total, config.train.log_every_steps, config.train.batch_size, rate)
-    health = hooks.Health(config.train.on_nonfinite == "stop", config.train.max_skipped, skipped)
+    stops, limit = config.train.on_nonfinite == "stop", config.train.max_skipped
+    health = hooks.Health(stops, limit, skipped, before_end=checkpoints.wait)
     change = start  # the first step, and later those at which a part of the model starts to train
     with hooks.Preemption() as preemption:
         for step in range(start, total):
