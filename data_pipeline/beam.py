@@ -28,6 +28,9 @@ from etils import epath
 from data_pipeline import avsbench, places, records, schema, shards
 from data_pipeline.audio_cache import AudioCache
 from data_pipeline.report import Report, holds_another
+from data_pipeline.tfrecord import write_atomically
+
+_CHECKED_TOGETHER = 32  # clips
 
 
 def convert_on_beam(
@@ -122,28 +125,31 @@ def _moved(shard: shards.Shard, folder: str) -> shards.Shard:
 def _inspect(samples: Sequence[avsbench.Sample], folder, options: PipelineOptions):
     """Checks every clip: all problems, and each clip's raw source (None for a damaged clip), in order."""
     results = epath.Path(folder.parent / f"checked-{uuid.uuid4().hex}")
-    with apache_beam.Pipeline(options=options) as pipeline:
-        _ = (
-            pipeline
-            | "Clips" >> apache_beam.Create(list(enumerate(samples)))
-            | "Spread" >> apache_beam.Reshuffle()
-            | "Check" >> apache_beam.Map(_inspected)
-            | "Gather" >> apache_beam.io.WriteToText(os.fspath(results / "part"))
-        )
-    problems, found = [], [None] * len(samples)
-    for line in sorted(json.loads(line) for part in results.iterdir() for line in part.read_text().splitlines()):
-        index, trouble, raw = line
-        problems += [avsbench.Problem(**problem) for problem in trouble]
-        found[index] = shards.Source(**raw) if raw else None
-    results.rmtree()
-    return problems, found
+    results.mkdir(parents=True)
+    parts = [samples[start : start + _CHECKED_TOGETHER] for start in range(0, len(samples), _CHECKED_TOGETHER)]
+    paths = [places.at(results) / f"{number:06d}.json" for number in range(len(parts))]
+    try:
+        with apache_beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Clips" >> apache_beam.Create(list(zip(parts, paths, strict=True)))
+                | "Spread" >> apache_beam.Reshuffle()
+                | "Check" >> apache_beam.MapTuple(_inspect_part)
+            )
+        checked = [entry for path in paths for entry in json.loads(path.read_text())]
+    finally:
+        results.rmtree()
+    problems = [avsbench.Problem(**problem) for trouble, _ in checked for problem in trouble]
+    return problems, [shards.Source(**raw) if raw else None for _, raw in checked]
 
 
-def _inspected(numbered: tuple[int, avsbench.Sample]) -> str:
-    index, sample = numbered
-    problems, raw = shards.inspect(sample)
-    told = [dataclasses.asdict(problem) | {"file": os.fspath(problem.file)} for problem in problems]
-    return json.dumps([index, told, raw and dataclasses.asdict(raw)])
+def _inspect_part(samples: Sequence[avsbench.Sample], path) -> None:
+    checked = []
+    for sample in samples:
+        problems, raw = shards.inspect(sample)
+        told = [dataclasses.asdict(problem) | {"file": os.fspath(problem.file)} for problem in problems]
+        checked.append((told, raw and dataclasses.asdict(raw)))
+    write_atomically(path, [json.dumps(checked).encode()])
 
 
 def _is_there(folder, planned: Sequence[shards.Shard]) -> bool:

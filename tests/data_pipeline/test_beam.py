@@ -71,6 +71,18 @@ def test_the_records_are_those_of_the_local_conversion(task, raw, local, tmp_pat
         on_beam(task, raw, tmp_path, ("shards_per_split", 1))
 
 
+def test_from_a_bucket_to_a_bucket(task, raw, local, bucket):
+    address, folder = bucket
+    shutil.copytree(raw, folder / "raw")
+    report = on_beam(task, f"{address}/raw", f"{address}/records", ("shards_per_split", 2))
+    assert report.folder == f"{address}/records/avsbench_s4/1.0.0" and report.splits["test"]["clips"] == 3
+    assert [path.name for path in (folder / "records/avsbench_s4").iterdir()] == ["1.0.0"]
+    found = files(folder / "records")
+    assert found.keys() == files(local).keys()
+    assert all(found[name] == content for name, content in files(local).items() if ".tfrecord-" in name)
+    assert on_beam(task, f"{address}/raw", f"{address}/records", ("shards_per_split", 2)).shards_kept == 6
+
+
 def test_damaged_clips_are_all_listed_and_nothing_is_written(raw, task, tmp_path):
     source = tmp_path / "raw"
     shutil.copytree(raw, source)

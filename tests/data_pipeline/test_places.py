@@ -1,35 +1,8 @@
 """Paths to object stores: a bucket that is a folder of this machine stands in for a real one."""
 
-import fsspec
 import pytest
-from etils.epath import backend
-from fsspec.implementations.dirfs import DirFileSystem
 
 from data_pipeline import avsbench, convert, places, records, synthetic, tfrecord
-
-
-class Bucket(DirFileSystem):
-    """gs:// in a folder; addresses come with and without their beginning."""
-
-    protocol = "gs"
-
-    def _join(self, path):
-        return super()._join(
-            [self._strip_protocol(each) for each in path] if isinstance(path, list) else self._strip_protocol(path)
-        )
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return path.removeprefix("gs://").strip("/")
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    """gs://bucket, and the folder that stands in for it."""
-    store = Bucket(str(tmp_path / "store"), fsspec.filesystem("file", auto_mkdir=True))
-    monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: store)
-    (tmp_path / "store/bucket").mkdir(parents=True)
-    return "gs://bucket", tmp_path / "store/bucket"
 
 
 def test_local_paths_stay_what_they_are(tmp_path):
