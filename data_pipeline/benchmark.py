@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from data_pipeline import augment, loader, schema
-from data_pipeline.clips import ClipSource, decode_image, decode_mask
+from data_pipeline.clips import ClipSource, decode_image, decode_mask, images_read
 from data_pipeline.options import LoaderError, LoaderOptions
 from data_pipeline.records import open_set
 from data_pipeline.tfrecord import RecordError
@@ -70,7 +70,7 @@ def measure(records: str, split: str, options: LoaderOptions, clips: int) -> Cos
         with _timed(spent, "parse"):
             record = schema.decode(payload)
         with _timed(spent, "decode frames"):
-            frames = [decode_image(data) for data in record.frames[: options.frames]]
+            frames = [decode_image(data) for data in record.frames[: images_read(record, options)]]
         with _timed(spent, "decode masks"):
             masks = [decode_mask(data) for data in record.masks[: options.frames]]
         pictures += len(frames) + len(masks)

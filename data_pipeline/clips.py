@@ -28,6 +28,14 @@ def decode_mask(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
+def images_read(record: schema.Record, options: LoaderOptions) -> int:
+    """How many of a clip's frames are decoded: where only annotated ones are delivered, none after the last of them."""
+    annotated = np.flatnonzero(record.mask_valid[: options.frames])
+    if options.packed and annotated.size:
+        return int(annotated[-1]) + 1
+    return options.frames
+
+
 class ClipSource:
     """The clips of one split, decoded: a random-access source for Grain.
 
@@ -130,7 +138,7 @@ class ClipSource:
 
     def _images(self, index: int, record: schema.Record) -> dict[str, np.ndarray]:
         """Frames and masks, and pre-segmented images where they are asked for, before any random transform."""
-        length = self._options.frames
+        length = images_read(record, self._options)
         if self._options.pre_masks and len(record.pre_masks) != len(record.frames):
             raise RecordError(
                 f"{self._records.where(index)}: clip {record.name} has {len(record.pre_masks)} pre-segmented images "

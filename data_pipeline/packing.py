@@ -14,20 +14,25 @@ from data_pipeline.batch import FIELDS
 
 
 def pack(batch: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
-    """`size` of a batch's B x T frames as B = `size` clips of T = 1: all annotated ones, in order, then others.
+    """The annotated ones of a batch's B x T frames, in order, as B = `size` clips of T = 1.
+
+    What is left is filled up with the same frames over again (statistics over a batch then change little), which are
+    not annotated; where none is, with those that the batch begins with.
 
     Args:
       batch: of the contract in `batch`.
       size: at least the number of annotated frames, at most B x T.
     """
     annotated = batch["mask_valid"] & batch["clip_valid"][:, None]
-    if not np.count_nonzero(annotated) <= size <= annotated.size:
-        raise ValueError(f"{np.count_nonzero(annotated)} of {annotated.size} frames do not make {size}")
-    places = np.argsort(~annotated, axis=None, kind="stable")[:size]
-    clips, frames = np.divmod(places, annotated.shape[1])
+    places = np.flatnonzero(annotated)
+    number = len(places)
+    if not number <= size <= annotated.size:
+        raise ValueError(f"{number} of {annotated.size} frames do not make {size}")
+    clips, frames = np.divmod(np.resize(places if number else np.arange(size), size), annotated.shape[1])
     packed = {}
     for name, value in batch.items():
         packed[name] = value[clips, frames][:, None] if "T" in FIELDS[name].axes else value[clips]
+    packed["mask_valid"][number:] = False
     return packed | {"frame_index": frames.astype(np.int32)}
 
 

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipeline import batch, loader, packing
+from data_pipeline import batch, clips, loader, packing
 from data_pipeline.batch import FIELDS
 from tests.data_pipeline.test_loader import assert_same, options, take, write_set
 
@@ -60,8 +60,16 @@ def test_annotated_frames_come_first_and_keep_what_belongs_to_them(size):
     assert_same_frames(annotated_frames(packed), annotated_frames(made))
     assert packed["clip_index"][:4].tolist() == [0, 1, 1, 1] and packed["frame_index"][:4].tolist() == [0, 0, 1, 2]
     assert packed["category"][:4].tolist() == [5, 6, 6, 6]
-    named = set(zip(packed["clip_index"].tolist(), packed["frame_index"].tolist(), strict=True))
-    assert len(named) == size  # what fills the batch up are other frames of it, none twice
+    for name in ("frames", "masks", "clip_index", "frame_index", "category"):  # what fills it up are the same again
+        np.testing.assert_array_equal(packed[name], np.resize(packed[name][:4], packed[name].shape))
+    assert not packed["mask_valid"][4:].any()
+
+
+def test_a_batch_without_any_annotated_frame_keeps_its_size():
+    made = example()
+    made["mask_valid"][:] = False
+    packed = packing.pack(made, 4)
+    assert not packed["mask_valid"].any() and packed["clip_index"].tolist() == [0] * 4
 
 
 @pytest.mark.parametrize("size", [3, 13])
@@ -147,3 +155,14 @@ def test_records_that_do_not_tell_what_is_annotated_are_not_packed(avss, monkeyp
 def test_sizes_beyond_a_clip_are_refused(sizes):
     with pytest.raises(loader.LoaderError, match="packed_frames"):
         avss_options(packed=True, packed_frames=sizes)
+
+
+def test_frames_that_are_not_delivered_are_not_decoded(tmp_path, monkeypatch):
+    write_set(tmp_path, "s4", {"train": 2})  # clips of five frames, one of them annotated
+    decoded, decode = [], clips.decode_image
+    monkeypatch.setattr(clips, "decode_image", lambda data: decoded.append(data) or decode(data))
+    whole = next(loader.train_batches(tmp_path, "train", options(batch_size=2, threads=0)))
+    number = len(decoded)
+    packed = next(loader.train_batches(tmp_path, "train", options(batch_size=2, threads=0, packed=True)))
+    assert number % 5 == 0 and len(decoded) - number == number // 5
+    assert_same_frames(annotated_frames(packed), annotated_frames(whole))
