@@ -14,7 +14,7 @@ from avs_jax.train import state as states
 from avs_jax.train.gallery import Gallery
 from avs_jax.train.step import make_train_step
 from data_pipeline import packing
-from data_pipeline.batch import example_batch
+from data_pipeline.batch import FIELDS, example_batch
 from tests.integration import tiny_vct
 from tests.integration.test_tasks import tiny_task
 
@@ -51,6 +51,15 @@ def some_annotated(config):
     made["frame_valid"][1, 2] = False  # annotated all the same, so it is part of the mean
     made["category"][:] = [3, 5]
     return made
+
+
+def every_frame(made):
+    """The frames of a batch in their places, each as a clip of its own."""
+    found = {
+        name: value.reshape(-1, 1, *value.shape[2:]) if "T" in FIELDS[name].axes else np.repeat(value, FRAMES)
+        for name, value in made.items()
+    }
+    return found | {"frame_index": np.tile(np.arange(FRAMES, dtype=np.int32), CLIPS)}
 
 
 def with_other_frames(packed, number, seed):
@@ -128,9 +137,7 @@ def test_gradients_are_of_the_annotated_frames_alone(case, alike):
     model, tx = models.create(config.model), optax.trace(0.0)  # its state are the gradients
     made = some_annotated(config)
     annotated = int(made["mask_valid"].sum())
-    everywhere = packing.pack(made, CLIPS * FRAMES)
-    places = np.lexsort((everywhere["frame_index"], everywhere["clip_index"]))
-    everywhere = {name: value[places] for name, value in everywhere.items()}
+    everywhere = every_frame(made)
     packed = with_other_frames(packing.pack(made, annotated), CLIPS * FRAMES - annotated, seed=9)
 
     state = jax.jit(states.init_fn(model, tx, made, 0, False))()
