@@ -39,7 +39,7 @@ have_machine() {
       ACTIVE) return 0 ;;
       "")
         cloud queued-resources create "$NAME" "${settings[@]}" || return 2
-        asked=1
+        asked=1 INSTALLED=0
         [ "$DRY_RUN" = 0 ] || return 0
         ;;
       FAILED | SUSPENDED) # a new request is needed; one that fails at once would fail again

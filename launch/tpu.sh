@@ -3,7 +3,7 @@
 # it was taken away. Sourced, after shared.sh.
 #
 # The scripts define `have_machine`, which returns when the machine is ready (2: it cannot be had), and `state`.
-# Both sources are there: . shared.sh; . tpu.sh
+# Both set INSTALLED=0 when they make a machine.
 
 POLL_SECONDS=${POLL_SECONDS:-30}
 RUNTIME=${RUNTIME:-}
@@ -90,7 +90,7 @@ train_through_preemptions() {
     elif [ "$found" != "$READY" ]; then
       [ "$code" != 2 ] || [ -n "$found" ] || [ "$restarts" != 0 ] || die "$NAME could not be had, see above"
       say "the machine was taken away (state: ${found:-gone})"
-      INSTALLED=0
+      INSTALLED=0 # also where only its disk is new
     elif [ "$code" = 255 ]; then
       say "the connection was lost" # ssh's own exit code
     else

@@ -50,6 +50,7 @@ have_machine() {
 }
 
 create() {
+  INSTALLED=0
   local settings=(--accelerator-type="$TPU_TYPE" --version="$RUNTIME")
   [ "$SPOT" = 0 ] || settings+=(--spot)
   cloud tpu-vm create "$NAME" "${settings[@]}" || {

@@ -74,6 +74,20 @@ def test_a_machine_that_was_taken_away_is_made_anew(clone, during):
     assert "the machine was taken away (state: PREEMPTED)" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "kind", "found"),
+    [
+        (TPU, "tpu-vm describe", ("READY", "READY", "PREEMPTED", "", "READY")),
+        (QUEUE, "queued-resources describe", ("ACTIVE", "ACTIVE", "SUSPENDED", "", "ACTIVE")),
+    ],
+)
+def test_a_run_that_saved_before_its_machine_went_is_installed_anew(clone, script, kind, found):
+    """The trainer's code arrives while the machine still looks as if it were there."""
+    answers = {kind: states(*found), "tpu-vm ssh": [[0, ""], [PREEMPTED, ""], [0, ""]]}
+    assert clone(script, answers=answers).returncode == 0
+    assert verbs(clone) == ["scp", "ssh", "ssh", "delete", *CREATE]
+
+
 def test_a_machine_that_is_not_to_be_had_again_at_once_is_asked_for_again(clone):
     answers = {
         "tpu-vm describe": states("READY", "", "", "", "", "READY"),
