@@ -72,6 +72,7 @@ def test_an_unknown_argument_is_named():
         ("train.max_skipped", -1, "config.train.max_skipped=-1"),
         ("mesh.fsdp", 0, "config.mesh={'data': -1, 'fsdp': 0, 'tensor': 1}: numbers of devices"),
         ("mesh.tensor", -1, "one of which may be -1"),
+        ("train.packed_frames", (2, 6), "config.train.packed_frames="),
         ("loss.main", "cross_entropy", "config.loss.main"),
         ("loss.mix", "mean", "config.loss.mix"),
         ("optimizer.name", "lion", "config.optimizer.name"),
@@ -98,7 +99,8 @@ def test_what_cannot_be_run_is_named(key, value, message):
     [
         (lambda config: config.loss.avm.update(distance="cos"), "config.loss.avm.distance='cos'"),
         (lambda config: config.loss.avm.update(weight=0.5, stages=()), r"config.loss.avm.stages=\(\)"),
-        (lambda config: config.train.update(supervised_frames_only=True), "whose frames interact"),
+        (lambda config: config.train.update(supervised_frames_only=True), "train.supervised_frames_only: not with"),
+        (lambda config: config.eval.update(annotated_frames_only=True), "eval.annotated_frames_only: not with"),
     ],
 )
 def test_what_tpavi_cannot_run_is_named(change, message):
