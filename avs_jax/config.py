@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 
 from avs_jax import backbones
+from avs_jax.layers import remat
 
 TASKS = ("s4", "ms3", "avss")
 # What may differ between a run and its continuation: none of it changes the numbers of a step.
@@ -73,6 +74,7 @@ def _model(config: ml_collections.ConfigDict) -> Checks:
     yield _one_of("model.name", model.name, ("avsegformer", "tpavi", "vct"))
     yield _one_of("model.variant", model.variant, ("released", "paper"))
     yield _one_of("model.dtype", model.dtype, ("float32", "bfloat16"))
+    yield _one_of("model.remat", model.remat, remat.POLICIES)
     classes = 71 if config.task == "avss" else 1
     yield model.num_classes == classes, f"model.num_classes={model.num_classes}: {classes} for task {config.task!r}"
     if model.name == "avsegformer":

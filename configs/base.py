@@ -149,6 +149,8 @@ def _common(name: str, task: str, backbone: dict) -> dict:
         "variant": "released",  # or "paper": the equations of the paper where the released code differs
         "num_classes": 71 if task == "avss" else 1,
         "dtype": "float32",  # of activations; parameters and statistics are float32 always
+        # What a training step keeps for its backward pass: "none" (recomputed), "dots" (products), "blocks", "full".
+        "remat": "dots",
         "backbone": backbone,
         "vggish": {"widths": (64, 128, 256, 512), "hidden_dim": 4096, "embedding_dim": 128, "frozen": True},
         "embed_dim": 256,
@@ -235,7 +237,6 @@ def _vct(task: str, backbone: dict, image_size: int) -> dict:
         },
         "decoder": {"num_layers": 9, "ffn_dim": 2048},
         "deformable": "auto",
-        "remat": False,  # recompute the layers in the backward pass: half of the memory, a third more time
     }
 
 

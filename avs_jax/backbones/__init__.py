@@ -10,7 +10,7 @@ from avs_jax.backbones import pvt_v2, resnet, swin
 NAMES = ("resnet50", *pvt_v2.ARCHITECTURES, *swin.ARCHITECTURES)
 
 
-def create(config, dtype: Dtype | str = "float32") -> nn.Module:
+def create(config, dtype: Dtype | str = "float32", remat: str = "dots") -> nn.Module:
     """Builds the backbone of `config.model.backbone`.
 
     Args:
@@ -18,19 +18,21 @@ def create(config, dtype: Dtype | str = "float32") -> nn.Module:
         of its four stages, otherwise embedding dimensions); `drop_path`, the rate of a transformer's last block; for a
         Swin `window`, the side of its windows in tokens, and `flavour`, one of swin.FLAVOURS.
       dtype: of the matrix products and of the maps. Parameters and batch statistics are float32.
+      remat: what blocks keep for the backward pass, one of `layers.remat.POLICIES`.
 
     Returns:
       A module: `module(frames, train)` maps (N, H, W, 3) to a tuple of four maps (N, h, w, channels).
 
     Raises:
-      ValueError: the name is unknown, depths or widths do not describe four stages, or a Swin cannot be built so.
+      ValueError: the name is unknown, depths or widths do not describe four stages, a Swin cannot be built so, or there
+        is no such policy.
     """
     _check(config)
     if config.name == "resnet50":
-        return resnet.ResNet(*resnet.architecture(config), dtype=dtype)
+        return resnet.ResNet(*resnet.architecture(config), remat=remat, dtype=dtype)
     if config.name in swin.ARCHITECTURES:
-        return swin.Swin(swin.architecture(config), drop_path=config.drop_path, dtype=dtype)
-    return pvt_v2.PVTv2(pvt_v2.architecture(config), drop_path=config.drop_path, dtype=dtype)
+        return swin.Swin(swin.architecture(config), drop_path=config.drop_path, remat=remat, dtype=dtype)
+    return pvt_v2.PVTv2(pvt_v2.architecture(config), drop_path=config.drop_path, remat=remat, dtype=dtype)
 
 
 def channels(config) -> tuple[int, int, int, int]:

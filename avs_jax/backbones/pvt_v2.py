@@ -1,7 +1,7 @@
 """PVT v2 (Wang et al., Computational Visual Media 2022), b0 to b5: a pyramid transformer with reduced keys and values.
 
 The blocks of a stage run as one scan over stacked parameters (leading axis: block), so the 52 blocks of b5 compile as
-fast as four; in training every block keeps only its matrix products and recomputes the rest.
+fast as four. What a block keeps for the backward pass is for `remat` to say (see `layers.remat`).
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class PVTv2(nn.Module):
 
     architecture: Architecture
     drop_path: float = 0.1
+    remat: str = "dots"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -76,7 +77,7 @@ class PVTv2(nn.Module):
         maps, first = [], 0
         for i, (width, depth) in enumerate(zip(stages.widths, stages.depths, strict=True)):
             x = PatchEmbedding(width, 7 if i == 0 else 3, 4 if i == 0 else 2, self.dtype, name=f"patch_embed{i + 1}")(x)
-            blocks = stacked(Block, depth)(
+            blocks = stacked(Block, depth, self.remat)(
                 stages.heads[i], stages.mlp_ratios[i], stages.reductions[i], self.dtype, name=f"stage{i + 1}"
             )
             x, _ = blocks(x, rates[first : first + depth] if train and self.drop_path else None)

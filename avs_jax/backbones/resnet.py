@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from avs_jax.layers.blocks import BatchNorm, Conv, relu
+from avs_jax.layers import remat
+from avs_jax.layers.blocks import BatchNorm, Conv, max_pool, relu
 
 DEPTHS = (3, 4, 6, 3)
 WIDTHS = (64, 128, 256, 512)
@@ -54,18 +55,19 @@ class ResNet(nn.Module):
 
     depths: tuple[int, ...] = DEPTHS
     widths: tuple[int, ...] = WIDTHS
+    remat: str = "none"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         x = _conv(self.widths[0], 7, stride=2, name="conv1", dtype=self.dtype)(x)
         x = relu(BatchNorm(name="bn1", dtype=self.dtype)(x, train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         self.sow("intermediates", "max_pool", x)
-        maps = []
+        block_type, maps = remat.block(Bottleneck, self.remat, static_argnums=(2,)), []
         for stage, (depth, planes, stride) in enumerate(zip(self.depths, self.widths, STRIDES, strict=True), 1):
             for block in range(depth):
-                x = Bottleneck(
+                x = block_type(
                     planes,
                     stride if block == 0 else 1,
                     project=block == 0,

@@ -6,7 +6,7 @@ normalises its last map alone. (Its authors decide by the map's shorter side, to
 the same where images are square.)
 
 The blocks of a stage run as one scan over pairs, plain and shifted windows, with stacked parameters (leading axis:
-pair); in training every block keeps only its matrix products and recomputes the rest.
+pair). What a pair keeps for the backward pass is for `remat` to say (see `layers.remat`).
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class Swin(nn.Module):
 
     architecture: Architecture
     drop_path: float = 0.1
+    remat: str = "dots"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -93,7 +94,7 @@ class Swin(nn.Module):
         maps, first = [], 0
         x = PatchEmbedding(stages.widths[0], self.dtype, name="patch_embed")(x)
         for i, depth in enumerate(stages.depths, 1):
-            pairs = stacked(BlockPair, depth // 2)(
+            pairs = stacked(BlockPair, depth // 2, self.remat)(
                 stages.heads[i - 1], stages.window, detection, self.dtype, name=f"stage{i}"
             )
             x, _ = pairs(x, rates[first : first + depth // 2] if train and self.drop_path else None)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import functools
 
 import flax.linen as nn
-import jax
 
+from avs_jax.layers import remat
 from avs_jax.layers.blocks import Dense
 
 linear_normal = nn.initializers.normal(0.02)  # published as truncated at +-2: a hundred standard deviations away
 Linear = functools.partial(Dense, kernel_init=linear_normal, bias_init=nn.initializers.zeros)
 
 
-def stacked(block: type[nn.Module], count: int) -> type[nn.Module]:
+def stacked(block: type[nn.Module], count: int, policy: str) -> type[nn.Module]:
     """`block` repeated `count` times as one scan over stacked parameters (leading axis: block).
 
-    In training every block keeps only its matrix products and recomputes the rest. `block` takes the map, and its own
-    drop path rates or None, and returns (map, None).
+    `policy` is one of `layers.remat`'s. `block` takes the map, and its own drop path rates or None, and returns
+    (map, None).
     """
-    recomputing = nn.remat(block, prevent_cse=False, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
     return nn.scan(
-        recomputing,
+        remat.block(block, policy, in_scan=True),
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=0,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from avs_jax.layers.blocks import Conv, Dense, relu
+from avs_jax.layers.blocks import Conv, Dense, max_pool, relu
 
 CONVS_PER_STAGE = (1, 1, 2, 2)  # each stage ends in a 2x2 max pool
 INIT = {"kernel_init": nn.initializers.he_normal(), "bias_init": nn.initializers.zeros}
@@ -34,7 +34,7 @@ class VGGish(nn.Module):
         for stage, (width, convs) in enumerate(zip(self.widths, CONVS_PER_STAGE, strict=True)):
             for conv in range(convs):
                 x = relu(Conv(width, 3, padding=1, name=f"conv{stage}_{conv}", dtype=self.dtype, **INIT)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x, 2, 2)
             self.sow("intermediates", f"pool{stage}", x)
         if not self.hidden_dim:
             return x

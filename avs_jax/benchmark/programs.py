@@ -125,7 +125,7 @@ def _component(config, name: str, sizes: Sizes) -> Component:
     n, dim = sizes.num_frames, c.embed_dim
     if name == "backbone":
         frames = normal(n, *sizes.image, 3).astype(jnp.float32)
-        return _module(backbones.create(c.backbone, dtype), (frames,), lambda train: (train,), False)
+        return _module(backbones.create(c.backbone, dtype, c.remat), (frames,), lambda train: (train,), False)
     if name == "vggish":
         vggish = VGGish(c.vggish.widths, c.vggish.hidden_dim, c.vggish.embedding_dim, dtype)
         return _module(vggish, (normal(n, 96, 64).astype(jnp.float32),), lambda train: (), False)

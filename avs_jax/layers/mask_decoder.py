@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from avs_jax.layers import remat
 from avs_jax.layers.attention import MultiHeadAttention
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
 from avs_jax.layers.pixel_decoder import map_position
@@ -32,8 +33,8 @@ class MaskPredictions(NamedTuple):
 class MaskedDecoder(nn.Module):
     """Queries read one map after the other, each only where it predicted its mask before.
 
-    `query_features` and `query_positions` say whether there are learnt ones. With `remat`, a layer's intermediate
-    values are computed again for the gradient. Queries after each layer are sown as `decoder_0`, `decoder_1`, ..., the
+    `query_features` and `query_positions` say whether there are learnt ones, `remat` what layers keep for
+    the backward pass (see `layers.remat`). Queries after each layer are sown as `decoder_0`, `decoder_1`, ..., the
     cells that they may look at as `attention_mask_0`, ... (N, 1, Q, S).
     """
 
@@ -44,7 +45,7 @@ class MaskedDecoder(nn.Module):
     ffn_dim: int = 2048
     query_features: bool = True
     query_positions: bool = True
-    remat: bool = False
+    remat: str = "none"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -72,7 +73,7 @@ class MaskedDecoder(nn.Module):
         keys, values = self._tokens(maps)
 
         predict = MaskHead(self.num_classes, self.dtype, name="head")
-        layer = nn.remat(MaskedDecoderLayer) if self.remat else MaskedDecoderLayer
+        layer = remat.block(MaskedDecoderLayer, self.remat)
         predictions = [predict(queries, mask_features)]
         for i in range(self.num_layers):
             level = i % len(maps)

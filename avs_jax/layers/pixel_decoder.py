@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
-from avs_jax.layers import sampling
+from avs_jax.layers import remat, sampling
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres, sine_position_encoding
@@ -25,7 +25,7 @@ _fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 class PixelDecoder(nn.Module):
     """A backbone's four maps -> mask features at 1/4, and three maps for the decoder's attention.
 
-    With `remat`, a layer's intermediate values are computed again for the gradient instead of being kept.
+    `remat` says what layers keep for the backward pass (see `layers.remat`).
     The tokens after each layer are sown as `encoder_0`, `encoder_1`, ...
     """
 
@@ -35,7 +35,7 @@ class PixelDecoder(nn.Module):
     num_points: int = 4
     ffn_dim: int = 1024
     form: sampling.Form = "auto"
-    remat: bool = False
+    remat: str = "none"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -75,7 +75,7 @@ class PixelDecoder(nn.Module):
         ).astype(self.dtype)
         centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], NUM_LEVELS, 2))
 
-        make = nn.remat(DeformableEncoderLayer, static_argnums=(4, 5)) if self.remat else DeformableEncoderLayer
+        make = remat.block(DeformableEncoderLayer, self.remat, static_argnums=(4, 5))
         for i in range(self.num_layers):
             layer = make(
                 self.num_heads, self.num_points, self.ffn_dim, 0.0, _xavier, self.form, self.dtype, nn.relu,

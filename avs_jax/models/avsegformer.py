@@ -27,6 +27,7 @@ from flax.typing import Dtype
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
+from avs_jax.layers import remat
 from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend, merge_heads, split_heads
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, conv2d, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
@@ -47,7 +48,7 @@ class AVSegFormer(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.backbone = backbones.create(c.backbone, dtype)
+        self.backbone = backbones.create(c.backbone, dtype, c.remat)
         self.vggish = VGGish(c.vggish.widths, c.vggish.hidden_dim, c.vggish.embedding_dim, dtype)
         self.audio_proj = Dense(c.embed_dim, dtype=dtype)
         self.head = AVSegHead(c)
@@ -107,9 +108,10 @@ class AVSegHead(nn.Module):
             queries += learnable.astype(dtype)
         queries = QueryDecoder(c, name="decoder")(queries, memory, deterministic)
 
-        mask_feature = MaskFeature(dtype, name="mask_feature")(maps[0], memory, maps[1].shape[1:3])  # (N, h, w, D)
+        to_feature, to_masks = remat.part(MaskFeature, c.remat, static_argnums=(3,)), remat.part(MaskPredictor, c.remat)
+        mask_feature = to_feature(dtype, name="mask_feature")(maps[0], memory, maps[1].shape[1:3])  # (N, h, w, D)
         mask_feature = self.mix(mask_feature, audio)
-        mask_logits = MaskPredictor(c, name="predictor")(mask_feature, queries)  # (N, H, W, classes)
+        mask_logits = to_masks(c, name="predictor")(mask_feature, queries)  # (N, H, W, classes)
         mix_logits = None
         if c.variant == "paper":
             mix_logits = Linear(1, dtype=dtype, name="mix_proj")(mask_feature)
@@ -153,8 +155,9 @@ class PixelEncoder(nn.Module):
         position = [p.reshape(1, -1, c.embed_dim) + level for p, level in zip(position, level_embed, strict=True)]
         position = jnp.concatenate(position, axis=1).astype(dtype)  # (1, S, D)
         centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], len(shapes), 2))
+        layer_type = remat.block(DeformableEncoderLayer, c.remat, static_argnums=(4, 5))
         for i in range(e.num_layers):
-            layer = DeformableEncoderLayer(
+            layer = layer_type(
                 c.num_heads, e.num_points, e.ffn_dim, e.dropout, xavier, c.deformable, dtype, name=f"layer_{i}"
             )
             tokens = layer(tokens, position, centres, shapes, deterministic)
@@ -175,8 +178,9 @@ class QueryGenerator(nn.Module):
             return jnp.broadcast_to(audio, shape)
         query = self.param("query", xavier, shape[1:], jnp.float32)
         queries = query.astype(dtype)[None]  # one set, until the first layer has read each frame's audio
+        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,))
         for i in range(g.num_layers):
-            layer = DecoderLayer(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
+            layer = layer_type(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
             queries = layer(queries, audio)
             self.sow("intermediates", f"query_generator_{i}", queries)
         return jnp.broadcast_to(queries, shape)
@@ -190,8 +194,9 @@ class QueryDecoder(nn.Module):
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool) -> jax.Array:
         c, d, dtype = self.config, self.config.decoder, jnp.dtype(self.config.dtype)
+        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,))
         for i in range(d.num_layers):
-            layer = DecoderLayer(c.num_heads, d.ffn_dim, d.dropout, True, xavier, dtype, name=f"layer_{i}")
+            layer = layer_type(c.num_heads, d.ffn_dim, d.dropout, True, xavier, dtype, name=f"layer_{i}")
             queries = layer(queries, memory, deterministic)
             self.sow("intermediates", f"decoder_{i}", queries)
         return queries

@@ -40,7 +40,7 @@ class TPAVI(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.backbone = backbones.create(c.backbone, dtype)
+        self.backbone = backbones.create(c.backbone, dtype, c.remat)
         self.vggish = VGGish(c.vggish.widths, c.vggish.hidden_dim, c.vggish.embedding_dim, dtype)
         self.head = Head(c)
 

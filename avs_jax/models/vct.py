@@ -48,9 +48,9 @@ class VCT(nn.Module):
 
     def setup(self):
         dtype = jnp.dtype(self.config.dtype)
-        self.backbone = backbones.create(self.config.backbone, dtype)
+        self.backbone = backbones.create(self.config.backbone, dtype, self.config.remat)
         if self.config.pre_masks:
-            self.pre_mask_backbone = backbones.create(self.config.backbone, dtype)
+            self.pre_mask_backbone = backbones.create(self.config.backbone, dtype, self.config.remat)
 
     @nn.compact
     def __call__(self, inputs: Mapping[str, jax.Array], train: bool = False) -> VCTOutputs:

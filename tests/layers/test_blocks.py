@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,3 +141,18 @@ def test_xavier_counts_the_receptive_field_and_what_torch_stacks():
     assert uniform_within(blocks.xavier_uniform()(key, (40, 60)), np.sqrt(6 / 100))
     assert uniform_within(blocks.xavier_uniform()(key, (3, 3, 40, 60)), np.sqrt(6 / 900))
     assert uniform_within(blocks.xavier_uniform(3)(key, (40, 40)), np.sqrt(6 / 160))
+
+
+@pytest.mark.parametrize(("size", "stride", "padding", "shape"), [(3, 2, 1, (2, 9, 12, 3)), (2, 2, 0, (1, 6, 5, 2))])
+def test_max_pool_and_its_gradient_are_those_of_a_window_reduction(size, stride, padding, shape):
+    x = jnp.asarray(np.round(normal(*shape)), jnp.float32)  # many equal values: the first one gets the gradient
+
+    def reference(x):
+        edges = ((padding, padding),) * 2
+        return nn.max_pool(x, (size, size), strides=(stride, stride), padding=edges)
+
+    found, gradient = jax.vjp(lambda x: blocks.max_pool(x, size, stride, padding), x)
+    expected, expected_gradient = jax.vjp(reference, x)
+    np.testing.assert_array_equal(found, expected)
+    cotangent = jnp.asarray(normal(*expected.shape, seed=1), jnp.float32)
+    np.testing.assert_allclose(gradient(cotangent)[0], expected_gradient(cotangent)[0], atol=1e-6)

@@ -114,7 +114,7 @@ def test_rematerialisation_changes_no_gradient(inputs):
 
         return jax.jit(jax.grad(loss))(params)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients(False), gradients(True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients("none"), gradients("blocks"))
 
 
 def test_without_learnt_queries_there_are_no_such_parameters(inputs):

@@ -26,7 +26,7 @@ def published_config(task, backbone="swin_b", size=384, **changes):
                 "temperature": 1.0, "num_heads": 4, "hidden_dim": 256, "num_pixels": size * size // 16,
             },
             "decoder": {"num_layers": 9, "ffn_dim": 2048},
-            "deformable": "auto", "remat": False, "dtype": "float32",
+            "deformable": "auto", "remat": "none", "dtype": "float32",
         }
     )  # fmt: skip
     config.update(changes)

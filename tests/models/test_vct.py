@@ -159,7 +159,7 @@ ALTERNATIVES = {
     "paper": {"variant": "paper"},
     "pre-masks": {"pre_masks": True},
     "71 classes": {"num_classes": 71},
-    "rematerialised": {"remat": True},
+    "rematerialised": {"remat": "blocks"},
 }
 
 
