@@ -181,7 +181,7 @@ class QueryGenerator(nn.Module):
         layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,))
         for i in range(g.num_layers):
             layer = layer_type(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
-            queries = layer(queries, audio)
+            queries = layer(queries, audio, True)
             self.sow("intermediates", f"query_generator_{i}", queries)
         return jnp.broadcast_to(queries, shape)
 
