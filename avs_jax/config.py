@@ -6,12 +6,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import typing
 from collections.abc import Iterator, Sequence
 
 import ml_collections
 
 from avs_jax import backbones
-from avs_jax.layers import remat
+from avs_jax.layers import remat, sampling
 
 TASKS = ("s4", "ms3", "avss")
 # What may differ between a run and its continuation: none of it changes the numbers of a step.
@@ -81,6 +82,7 @@ def _model(config: ml_collections.ConfigDict) -> Checks:
         yield _one_of("model.mixer", model.mixer, ("channel", "cross", "none"))
         yield _one_of("model.query_generator.name", model.query_generator.name, ("attention", "repeat"))
     if model.name in ("avsegformer", "vct"):
+        yield _one_of("model.deformable", model.deformable, typing.get_args(sampling.Form))
         width, heads = model.embed_dim, model.num_heads
         yield width % heads == 0, f"model.embed_dim={width}: a multiple of model.num_heads={heads}"
         yield width % 32 == 0, f"model.embed_dim={width}: a multiple of 32, the number of group-norm groups"

@@ -80,6 +80,7 @@ class PVTv2(nn.Module):
             blocks = stacked(Block, depth, self.remat)(
                 stages.heads[i], stages.mlp_ratios[i], stages.reductions[i], self.dtype, name=f"stage{i + 1}"
             )
+            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # what blocks add to is not rounded 40 times
             x, _ = blocks(x, rates[first : first + depth] if train and self.drop_path else None)
             x = LayerNorm(BLOCK_EPSILON, dtype=self.dtype, name=f"norm{i + 1}")(x)
             maps.append(x)
@@ -195,7 +196,9 @@ class DepthwiseConvGELU(nn.Module):
         c = x.shape[-1]
         kernel = self.param("kernel", _depthwise_normal, (3, 3, 1, c), jnp.float32)
         bias = self.param("bias", _zeros, (c,), jnp.float32)
-        return depthwise_gelu(x, jnp.concatenate([kernel.reshape(9, c), bias[None]]).astype(self.dtype))
+        taps = jnp.concatenate([kernel.reshape(9, c), bias[None]])
+        # Ten sums in a row are not rounded; what is kept for the backward pass is of the type of x.
+        return depthwise_gelu(x, taps.astype(jnp.promote_types(self.dtype, jnp.float32)))
 
 
 @jax.custom_vjp
@@ -206,7 +209,7 @@ def depthwise_gelu(x: jax.Array, taps: jax.Array) -> jax.Array:
     Of the forward pass only x is kept.
     """
     taps = _materialised(taps)
-    return gelu(_convolved(_padded(x), taps[:9]) + taps[9])
+    return gelu(_convolved(_padded(x), taps[:9]) + taps[9]).astype(x.dtype)
 
 
 def _depthwise_gelu_forward(x: jax.Array, taps: jax.Array):
@@ -219,7 +222,7 @@ def _depthwise_gelu_backward(saved, gradient: jax.Array):
     gradient = gradient * _gelu_slope(_convolved(padded, taps[:9]) + taps[9])
     of_taps = [jnp.sum(shifted * gradient, axis=(0, 1, 2)) for shifted in _shifts(padded)]
     of_bias = jnp.sum(gradient, axis=(0, 1, 2))
-    return _convolved(_padded(gradient), taps[8::-1]), jnp.stack([*of_taps, of_bias])
+    return _convolved(_padded(gradient), taps[8::-1]).astype(x.dtype), jnp.stack([*of_taps, of_bias])
 
 
 depthwise_gelu.defvjp(_depthwise_gelu_forward, _depthwise_gelu_backward)

@@ -155,9 +155,9 @@ class DecoderLayer(nn.Module):
             attention = MultiHeadAttention(self.num_heads, self.use_bias, self.dropout, self.dtype, name=name)
             return attention(queries, source, source, deterministic=deterministic)
 
-        queries = LayerNorm(dtype=self.dtype, name="norm1")(queries + dropped(read("self_attn", queries)))
-        queries = LayerNorm(dtype=self.dtype, name="norm2")(queries + dropped(read("cross_attn", memory)))
+        queries = LayerNorm(name="norm1")(queries + dropped(read("self_attn", queries)))
+        queries = LayerNorm(name="norm2")(queries + dropped(read("cross_attn", memory)))
         update = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, name="ffn")(
             queries, deterministic
         )
-        return LayerNorm(dtype=self.dtype, name="norm3")(queries + dropped(update))
+        return LayerNorm(name="norm3")(queries + dropped(update))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from avs_jax.layers.dropout import Dropout
+from avs_jax.layers.dropout import Dropout, drop, fold_in
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -230,17 +230,25 @@ class FeedForward(nn.Module):
         width = x.shape[-1]
         first = Weights((width, self.hidden), kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")()
         second = Weights((self.hidden, width), kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")()
-        drop = Dropout(self.dropout)
+        seed = Dropout(self.dropout).seed(deterministic)
 
-        def apply(x, first, second):
-            hidden = drop(self.activation(x @ first[0] + first[1]), deterministic)
+        def apply(x, first, second, seed):
+            hidden = self.activation(x @ first[0] + first[1])
+            if seed is not None:
+                hidden = drop(hidden, self.dropout, seed)
             return hidden @ second[0] + second[1]
 
-        def frame_by_frame(x, first, second):
-            return jax.lax.map(lambda frame: apply(frame, first, second), x)
+        def frame_by_frame(x, first, second, seed):
+            @jax.checkpoint
+            def one_frame(arguments):
+                frame, index = arguments
+                return apply(frame, first, second, None if seed is None else fold_in(seed, index))
+
+            return jax.lax.map(one_frame, (x, jnp.arange(len(x), dtype=jnp.uint32)))
 
         x = x.astype(self.dtype)
-        if not deterministic or x.ndim < 3:
-            return apply(x, first, second)
-        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
-        return jax.lax.platform_dependent(x, first, second, cpu=frame_by_frame, default=apply)
+        if x.ndim < 3:
+            return apply(x, first, second, seed)
+        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products;
+        # so they are not kept for the backward pass, either.
+        return jax.lax.platform_dependent(x, first, second, seed, cpu=frame_by_frame, default=apply)

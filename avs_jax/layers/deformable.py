@@ -118,7 +118,7 @@ class DeformableEncoderLayer(nn.Module):
             self.num_heads, self.num_points, self.form, self.dtype, name="self_attn"
         )
         update = attention(tokens + position, reference, tokens, shapes)
-        tokens = LayerNorm(dtype=self.dtype, name="norm1")(tokens + dropped(update))
+        tokens = LayerNorm(name="norm1")(tokens + dropped(update))
         ffn = FeedForward(self.ffn_dim, self.dropout, self.kernel_init, self.dtype, self.activation, name="ffn")
         update = ffn(tokens, deterministic)
-        return LayerNorm(dtype=self.dtype, name="norm2")(tokens + dropped(update))
+        return LayerNorm(name="norm2")(tokens + dropped(update))

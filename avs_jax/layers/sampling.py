@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Form = Literal["auto", "gather", "packed", "looped"]
+Form = Literal["auto", "gather", "packed", "looped", "tent"]
 Shapes = tuple[tuple[int, int], ...]
+
+AUTO: dict[str, Form] = {"cpu": "looped", "tpu": "tent", "default": "packed"}
 
 
 def sample(
@@ -27,26 +29,30 @@ def sample(
     form: "gather" takes the corners of every level with one gather each: the plain reference. "packed" lays the four
     neighbours of every grid point side by side and reads a sample with one gather; its backward pass gathers again
     instead of keeping what it read. "looped" is "packed" for one frame and head at a time: by far the fastest on a
-    CPU, elsewhere it is serial and would gather a batch that is sharded. "auto" is "looped" on CPU, else "packed".
+    CPU, elsewhere it is serial and would gather a batch that is sharded. "tent" gathers nothing: every cell's weight
+    for every query, a product of two tents, is summed over the samples and multiplied with the cells; many times the
+    operations, all of them a TPU's matrix unit likes; on a CPU it is slow. "auto" is what AUTO says of the platform.
     """
     if value.shape[1] != sum(h * w for h, w in shapes):
         raise ValueError(f"{value.shape[1]} tokens do not fill maps of the sizes {shapes}")
     match form:
         case "auto":
-            return jax.lax.platform_dependent(
-                value,
-                locations,
-                weights,
-                cpu=functools.partial(_looped, shapes=shapes),
-                default=functools.partial(_packed, shapes=shapes),
-            )
+            forms = {platform: functools.partial(sample, shapes=shapes, form=form) for platform, form in AUTO.items()}
+            return jax.lax.platform_dependent(value, locations, weights, **forms)
         case "packed":
             return _packed(value, locations, weights, shapes)
         case "looped":
             return _looped(value, locations, weights, shapes)
+        case "tent":
+            return _tent(value, locations, weights, shapes)
         case "gather":
             return _gather(value, locations, weights, shapes)
-    raise ValueError(f"no form of sampling is named {form!r}; known: auto, gather, packed, looped")
+    raise ValueError(f"no form of sampling is named {form!r}; known: auto, gather, packed, looped, tent")
+
+
+def chosen(form: Form) -> Form:
+    """The form that `form` is on the default platform."""
+    return AUTO.get(jax.default_backend(), AUTO["default"]) if form == "auto" else form
 
 
 def _gather(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
@@ -71,7 +77,7 @@ def _gather(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
 
 
 def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    over_heads = jax.vmap(functools.partial(_sample_one, shapes), in_axes=1, out_axes=1)
+    over_heads = jax.vmap(functools.partial(_sample_one, shapes, False), in_axes=1, out_axes=1)
     return jax.vmap(over_heads)(value, locations, weights)
 
 
@@ -82,15 +88,39 @@ def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
         return jnp.moveaxis(x, 2, 1).reshape(frames * heads, x.shape[1], *x.shape[3:])
 
     arguments = unfold(value), unfold(locations), unfold(weights)
-    output = jax.lax.map(lambda one: _sample_one(shapes, *one), arguments)
+    output = jax.lax.map(lambda one: _sample_one(shapes, True, *one), arguments)
     return jnp.moveaxis(output.reshape(frames, heads, queries, -1), 1, 2)
 
 
 # Rematerialised: the loop's backward pass then keeps nothing but the arguments.
-@functools.partial(jax.checkpoint, static_argnums=(0,))
-def _sample_one(shapes: Shapes, value: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+@functools.partial(jax.checkpoint, static_argnums=(0, 1))
+def _sample_one(
+    shapes: Shapes, by_columns: bool, value: jax.Array, locations: jax.Array, weights: jax.Array
+) -> jax.Array:
     """Samples one head of one frame: value (S, d), locations (Q, levels, points, 2), weights (Q, levels, points)."""
-    return _sum_rows(shapes, value, *_rows_and_shares(locations, weights, shapes))
+    return _sum_rows(shapes, by_columns, value, *_rows_and_shares(locations, weights, shapes))
+
+
+def _tent(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
+    starts = np.cumsum([0, *(height * width for height, width in shapes)])
+
+    def level(value: jax.Array, locations: jax.Array, weights: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        precise = jnp.promote_types(locations.dtype, jnp.float32)
+        height, width = shape
+        x = locations[..., 0].astype(precise) * width - 0.5  # (N, Q, heads, points)
+        y = locations[..., 1].astype(precise) * height - 0.5
+        of_columns = jnp.maximum(1 - jnp.abs(x[..., None] - jnp.arange(width)), 0)
+        of_rows = jnp.maximum(1 - jnp.abs(y[..., None] - jnp.arange(height)), 0) * weights[..., None]
+        # Sums of products of the points, not an einsum: fused with the product with the cells on a TPU.
+        of_cells = jnp.sum(of_rows[..., :, None] * of_columns[..., None, :], axis=3)  # (N, Q, heads, h, w)
+        of_cells = of_cells.reshape(*of_cells.shape[:3], -1).astype(value.dtype)
+        return jnp.einsum("nqhs,nshd->nqhd", of_cells, value, preferred_element_type=precise)
+
+    output = 0
+    for i, shape in enumerate(shapes):  # rematerialised: the weights of all cells are not kept for the gradient
+        cells = value[:, starts[i] : starts[i + 1]]
+        output += jax.checkpoint(level, static_argnums=(3,))(cells, locations[:, :, :, i], weights[:, :, :, i], shape)
+    return output.astype(value.dtype)
 
 
 def _pack(value: jax.Array, shapes: Shapes) -> jax.Array:
@@ -126,25 +156,46 @@ def _rows_and_shares(locations: jax.Array, weights: jax.Array, shapes: Shapes) -
     return rows.reshape(len(rows), -1), shares.reshape(len(rows), -1, 4)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sum_rows(shapes: Shapes, value: jax.Array, rows: jax.Array, shares: jax.Array) -> jax.Array:
-    """Sums the packed rows of value (S, d) that every query reads, times their shares: (Q, d)."""
-    corners = _pack(value, shapes)[rows].astype(shares.dtype)  # (Q, levels x points, 4, d)
-    # A product and a sum, not an einsum: XLA fuses them with the gather.
-    return jnp.sum(corners * shares[..., None], axis=(1, 2)).astype(value.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sum_rows(shapes: Shapes, by_columns: bool, value: jax.Array, rows: jax.Array, shares: jax.Array) -> jax.Array:
+    """Sums the packed rows of value (S, d) that every query reads, times their shares: (Q, d).
+
+    `by_columns`: one column of `rows` after the other, all queries' first samples, then their second ... A CPU's
+    vector units then work along d, in place of along the samples.
+    """
+    table = _pack(value, shapes)
+    if not by_columns:
+        # A product and a sum, not an einsum: XLA fuses them with the gather.
+        return jnp.sum(table[rows].astype(shares.dtype) * shares[..., None], axis=(1, 2)).astype(value.dtype)
+    output = 0
+    for corners, share in zip(_columns(table, rows), jnp.moveaxis(shares, 1, 0), strict=True):
+        for i, corner in enumerate(jnp.split(corners, 4, axis=1)):
+            output += corner.astype(shares.dtype) * share[:, i, None]
+    return output.astype(value.dtype)
 
 
-def _sum_rows_forward(shapes: Shapes, value: jax.Array, rows: jax.Array, shares: jax.Array):
-    return _sum_rows(shapes, value, rows, shares), (value, rows, shares)
+def _columns(table: jax.Array, rows: jax.Array) -> list[jax.Array]:
+    """The packed rows (Q, 4 d) that each column of rows (Q, samples) reads in the table (R, 4, d)."""
+    table = table.reshape(len(table), -1)
+    return [table.at[column].get(mode="promise_in_bounds") for column in rows.T]
 
 
-def _sum_rows_backward(shapes: Shapes, residuals, cotangent: jax.Array):
+def _sum_rows_forward(shapes: Shapes, by_columns: bool, value: jax.Array, rows: jax.Array, shares: jax.Array):
+    return _sum_rows(shapes, by_columns, value, rows, shares), (value, rows, shares)
+
+
+def _sum_rows_backward(shapes: Shapes, by_columns: bool, residuals, cotangent: jax.Array):
     """One gather for the shares' gradient; one scatter-add, in the shares' precision, for the value's."""
     value, rows, shares = residuals
     table, unpack = jax.vjp(lambda value: _pack(value, shapes), value.astype(shares.dtype))
-    cotangent = cotangent.astype(shares.dtype)[:, None, None]
-    shares_gradient = jnp.sum(table[rows] * cotangent, axis=-1)
-    table_gradient = jnp.zeros_like(table).at[rows].add(shares[..., None] * cotangent)
+    cotangent = cotangent.astype(shares.dtype)[:, None]
+    if by_columns:
+        columns = [jnp.sum(x.reshape(len(x), 4, -1) * cotangent, axis=-1) for x in _columns(table, rows)]
+        shares_gradient = jnp.stack(columns, axis=1)
+    else:
+        shares_gradient = jnp.sum(table[rows] * cotangent[:, None], axis=-1)
+    updates = shares[..., None] * cotangent[:, None]
+    table_gradient = jnp.zeros_like(table).at[rows].add(updates, mode="promise_in_bounds")
     return unpack(table_gradient)[0].astype(value.dtype), None, shares_gradient
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from avs_jax.layers import sampling
 
-FORMS = ("auto", "gather", "packed", "looped")
+FORMS = ("gather", "packed", "looped", "tent")
 SHAPES = ((7, 5), (3, 4), (1, 2))
 
 
@@ -104,7 +104,7 @@ def test_gradients_equal_finite_differences(form):
             np.testing.assert_allclose(np.sum(gradient * direction), derivative, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ("packed", "looped"))
+@pytest.mark.parametrize("form", ("packed", "looped", "tent"))
 def test_gradients_equal_the_plain_reference_where_many_samples_share_a_cell(form):
     shapes = ((2, 3), (1, 1))
     value, locations, weights = single(*arguments(shapes, queries=200))
@@ -114,7 +114,7 @@ def test_gradients_equal_the_plain_reference_where_many_samples_share_a_cell(for
         np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("form", ("packed", "looped"))
+@pytest.mark.parametrize("form", ("packed", "looped", "tent"))
 def test_bfloat16_values_are_summed_in_float32(form):
     """400 samples fall on one cell: its gradient, summed in bfloat16, would stop growing at 256."""
     value = jnp.ones((1, 1, 1, 2), jnp.bfloat16)
@@ -126,7 +126,7 @@ def test_bfloat16_values_are_summed_in_float32(form):
     np.testing.assert_array_equal(np.float32(gradient), 400.0)
 
 
-def test_auto_is_a_loop_on_cpu_only():
+def test_auto_is_what_the_platform_likes():
     inputs = single(*arguments())
 
     def lowered(platform):
@@ -134,8 +134,9 @@ def test_auto_is_a_loop_on_cpu_only():
         return jax.export.export(function, platforms=[platform])(*inputs).mlir_module()
 
     assert "stablehlo.while" in lowered("cpu")
-    assert "stablehlo.while" not in lowered("tpu")
-    assert "stablehlo.while" not in lowered("cuda")
+    assert "stablehlo.while" not in lowered("cuda") and "stablehlo.gather" in lowered("cuda")
+    assert "stablehlo.while" not in lowered("tpu") and "stablehlo.gather" not in lowered("tpu")
+    assert sampling.chosen("auto") == {"cpu": "looped", "tpu": "tent"}.get(jax.default_backend(), "packed")
 
 
 def test_the_loop_s_backward_pass_does_not_keep_what_it_read():

@@ -11,6 +11,7 @@ import pytest
 
 from avs_jax import models
 from avs_jax.layers import attention as attention_layer
+from avs_jax.layers import blocks
 from avs_jax.layers import dropout as dropout_layer
 from avs_jax.models import avsegformer
 from avs_jax.models.outputs import AVSegFormerOutputs
@@ -201,13 +202,15 @@ def test_dropout_acts_where_published(monkeypatch):
 
     monkeypatch.setattr(dropout_layer, "drop", record)
     monkeypatch.setattr(attention_layer, "drop", record)
+    monkeypatch.setattr(blocks, "drop", record)
     jax.eval_shape(lambda: model.init({"params": jax.random.key(0), "dropout": jax.random.key(0)}, inputs, train=True))
     frames, tokens, queries = 2, 4 * 8 + 2 * 4 + 1 * 2, 6
     encoder = [(0.1, (frames, tokens, features)) for features in (32, 28, 32)]
     weights = [(0.2, (frames, 4, queries, keys)) for keys in (queries, tokens)]
-    of_one_head = [(0.2, (queries, keys)) for keys in (queries, tokens)]  # attention's other form
     decoder = [(0.2, (frames, queries, features)) for features in (32, 32, 36, 32)]
-    assert sorted(found) == sorted(encoder + weights + of_one_head + decoder)
+    # The other forms: attention by heads, feed-forwards by frames.
+    in_loops = [(0.2, (queries, keys)) for keys in (queries, tokens)] + [(0.1, (tokens, 28)), (0.2, (queries, 36))]
+    assert sorted(found) == sorted(encoder + weights + decoder + in_loops)
 
 
 def test_training_draws_dropout_and_updates_batch_statistics(small):

@@ -14,10 +14,11 @@ from configs import avss, s4
 FORWARD = 2e-4  # absolute, what two correct float32 implementations meet
 GRADIENT = 2e-3  # relative l2: units of the 2048-wide ReLU MLP near zero switch side
 
-# How far the authors' float32 gradients of grad_pvtv2_s4 are from this model's in float64, where that is more than
-# GRADIENT. The rounding of two float32 runs is independent, so they may be sqrt(2) of this apart: nobody's can be asked
-# to be closer. (Those of grad_r50_s4 are all closer.)
+# How far the authors' float32 gradients of grad_pvtv2_s4 are from this model's in float64, where it matters. The
+# rounding of two float32 runs is independent, so they may be sqrt(2) of this apart: nobody's can be asked to be closer.
+# (Ours are within 1e-3 of float64, all of them; the authors' of grad_r50_s4 are closer.)
 FLOAT32_NOISE = {
+    "grad/head.learnable_query.weight": 1.8e-3,
     "grad/head.query_generator.query.weight": 2.1e-3,
     "grad/head.transformer.decoder.layers.5.cross_attn.in_proj_weight": 2.1e-3,
     "grad/head.fusion_block.q_proj.weight": 2.5e-3,
@@ -90,6 +91,25 @@ def test_every_tensor_of_the_forward_pass(name):
         if not difference < FORWARD:
             wrong[key] = difference
     assert not wrong
+
+
+# Of PVT v2 the mask feature: in 52 blocks it gathers 1.1 %, and the rule's random head makes 2.9 % of it.
+@pytest.mark.parametrize(
+    "name, output", [("avsegformer_r50_s4", "mask_logits"), ("avsegformer_pvtv2_s4", "mask_features")]
+)
+def test_bfloat16_stays_near(name, output):
+    """Activations in bfloat16 against float32, on the golden inputs' first frame."""
+    case = golden.load(f"avsegformer/{name}")
+    config = configuration(case).model
+    one = {key: value[:, :1] for key, value in inputs(case, clip=len(case.inputs["frames"])).items()}
+    variables = {key: weights(name)[key] for key in ("params", "batch_stats")}
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config.dtype = dtype
+        outputs = jax.jit(functools.partial(models.create(config).apply, train=False))(variables, one)
+        found[dtype] = np.asarray(getattr(outputs, output), np.float64)
+    exact = found["float32"]
+    assert 0 < np.linalg.norm(found["bfloat16"] - exact) < 2e-2 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("name", ["avsegformer_r50_s4", "avsegformer_pvtv2_avss"])
