@@ -169,8 +169,8 @@ def _sum_rows(shapes: Shapes, by_columns: bool, value: jax.Array, rows: jax.Arra
         return jnp.sum(table[rows].astype(shares.dtype) * shares[..., None], axis=(1, 2)).astype(value.dtype)
     output = 0
     for corners, share in zip(_columns(table, rows), jnp.moveaxis(shares, 1, 0), strict=True):
-        for i, corner in enumerate(jnp.split(corners, 4, axis=1)):
-            output += corner.astype(shares.dtype) * share[:, i, None]
+        corners = jnp.split(corners.astype(shares.dtype), 4, axis=1)
+        output += sum(corner * share[:, i, None] for i, corner in enumerate(corners))
     return output.astype(value.dtype)
 
 

@@ -10,6 +10,7 @@ import optax
 
 from avs_jax import config as configuration
 from avs_jax import models
+from avs_jax.layers import sampling
 from avs_jax.parallel import mesh as meshes
 from avs_jax.train import hooks, optimizer
 from avs_jax.train import state as states
@@ -37,6 +38,9 @@ def train(config, workdir: pathlib.Path) -> bool:
     configuration.claim_workdir(workdir, config, write=primary)
     plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
     model, never = models.create(config.model), optimizer.never_trained(config.model)
+    if "deformable" in config.model:
+        form = config.model.deformable
+        log.info("deformable attention on %s: %s (%s)", jax.default_backend(), sampling.chosen(form), form)
     tx = optimizer.create(config.optimizer, plan.total_steps, plan.unfreeze_at, never)
     init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
     checkpoints, clock, shapes = _checkpoints(config, workdir), Clock(), states.abstract(init, mesh)
