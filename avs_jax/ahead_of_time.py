@@ -77,7 +77,8 @@ def _step_report(name: str, program: Program, target: ahead.Target, mesh: Mesh |
     with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh):
         jitted = jax.jit(program.function, donate_argnums=(0,) if program.donate else (), out_shardings=program.results)
         traced = jitted.trace(*program.arguments)
-        counted = cost.of_jaxpr(traced.jaxpr.jaxpr)
+        platform = target.devices[0].platform if target.devices else "cuda"
+        counted = cost.of_jaxpr(traced.jaxpr.jaxpr, platform)
         clips, frames = program.arguments[-1]["frames"].shape[:2]
         yield f"{name}: a batch of {clips} x {frames} frames, {counted.flops / 1e9:,.1f} GFLOP in products, all devices"
         found = ahead.compile_traced(traced, program.arguments, target)

@@ -7,7 +7,7 @@ Elementwise work is not counted, as in PyTorch's FlopCounterMode.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,15 +24,16 @@ class Cost(NamedTuple):
         return Cost(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
-def of(function: Callable, *arguments: Any) -> Cost:
+def of(function: Callable, *arguments: Any, platform: str = "") -> Cost:
     """Counts a function of arrays, or of `jax.ShapeDtypeStruct`s: nothing is run.
 
-    A conditional counts as its dearest branch, a loop of unknown length as one round.
+    A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by default the one that is used) gets, any other
+    conditional as its dearest branch, a loop of unknown length as one round.
     """
-    return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, platform or jax.default_backend())
 
 
-def of_jaxpr(jaxpr: Jaxpr) -> Cost:
+def of_jaxpr(jaxpr: Jaxpr, platform: str) -> Cost:
     """Counts a jaxpr with all that it calls."""
     total = Cost()
     for equation in jaxpr.eqns:
@@ -42,14 +43,23 @@ def of_jaxpr(jaxpr: Jaxpr) -> Cost:
             case "conv_general_dilated":
                 total = total.plus(Cost(_conv_flops(equation), _bytes(equation)))
             case "scan":
-                total = total.plus(of_jaxpr(equation.params["jaxpr"].jaxpr), equation.params["length"])
+                total = total.plus(of_jaxpr(equation.params["jaxpr"].jaxpr, platform), equation.params["length"])
             case "cond":
-                branches = [of_jaxpr(branch.jaxpr) for branch in equation.params["branches"]]
-                total = total.plus(max(branches))
+                total = total.plus(max(of_jaxpr(branch.jaxpr, platform) for branch in _branches(equation, platform)))
             case _:
                 for inner in _called(equation):
-                    total = total.plus(of_jaxpr(inner))
+                    total = total.plus(of_jaxpr(inner, platform))
     return total
+
+
+def _branches(equation: JaxprEqn, platform: str) -> Sequence[ClosedJaxpr]:
+    """The branches of a conditional that `platform` may take."""
+    branches, platforms = equation.params["branches"], equation.params.get("branches_platforms")
+    if platforms is None:
+        return branches
+    own = [i for i, names in enumerate(platforms) if names is not None and platform in names]
+    default = [i for i, names in enumerate(platforms) if names is None]
+    return [branches[i] for i in own or default]
 
 
 def _dot_flops(equation: JaxprEqn) -> float:

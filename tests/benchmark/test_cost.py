@@ -99,3 +99,16 @@ def test_the_compiler_agrees_where_nothing_is_looped():
     theirs = jax.jit(function).lower(*shapes).compile().cost_analysis()["flops"]
     # The compiler leaves out the taps that lie in the convolution's padding.
     assert cost.of(function, *shapes).flops == pytest.approx(theirs, rel=0.1)
+
+
+def test_a_choice_by_platform_counts_as_the_platform_s_own():
+    def twice(x):
+        return x @ x @ x
+
+    def function(x):
+        return jax.lax.platform_dependent(x, tpu=twice, default=lambda x: x @ x)
+
+    def of(platform):
+        return cost.of(jax.grad(lambda x: function(x).sum()), array(4, 4), platform=platform).flops
+
+    assert of("tpu") == 2 * of("cpu") == 2 * of("cuda") > 0
