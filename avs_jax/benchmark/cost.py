@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 def of(function: Callable, *arguments: Any, platform: str = "") -> Cost:
     """Counts a function of arrays, or of `jax.ShapeDtypeStruct`s: nothing is run.
 
-    A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by default the one that is used) gets, any other
+    A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by default the one in use) gets, any other
     conditional as its dearest branch, a loop of unknown length as one round.
     """
     return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, platform or jax.default_backend())

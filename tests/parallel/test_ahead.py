@@ -98,7 +98,7 @@ def test_accelerators_do_not_get_the_loops_that_are_for_a_cpu(platform):
     shapes = [(2, 20, 2, 4), (2, 5, 2, 2, 4, 2), (2, 5, 2, 2, 4)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     text = jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
-    assert "stablehlo.gather" in text and "stablehlo.while" not in text
+    assert ("stablehlo.gather" in text) == (platform != "tpu") and "stablehlo.while" not in text
     assert "stablehlo.while" in jax.jit(both).lower(*arguments).as_text()
 
 
