@@ -39,8 +39,7 @@ def train(config, workdir: pathlib.Path) -> bool:
     plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
     model, never = models.create(config.model), optimizer.never_trained(config.model)
     if "deformable" in config.model:
-        form = config.model.deformable
-        log.info("deformable attention on %s: %s (%s)", jax.default_backend(), sampling.chosen(form), form)
+        log.info("deformable attention on %s: %s", jax.default_backend(), sampling.chosen(config.model.deformable))
     tx = optimizer.create(config.optimizer, plan.total_steps, plan.unfreeze_at, never)
     init = states.init_fn(model, tx, example_batch(config), config.seed, config.train.ema_decay > 0)
     checkpoints, clock, shapes = _checkpoints(config, workdir), Clock(), states.abstract(init, mesh)
