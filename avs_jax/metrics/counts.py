@@ -32,7 +32,7 @@ def binary_statistics(scores: jax.Array, masks: jax.Array) -> jax.Array:
     """Histograms of the scores of each frame's pixels, over the bins [EDGES[i], EDGES[i + 1]).
 
     Args:
-      scores: (B,T,H,W,1) float32 probabilities. Not a number counts as 0.
+      scores: (B,T,H,W,1) float32 probabilities. Not a number and what is below 0 count as 0, what is above 1 as 1.
       masks: (B,T,H,W) uint8: 0 background, 255 ignored, anything else the object.
 
     Returns:
@@ -72,7 +72,7 @@ def statistics(scores: jax.Array, masks: jax.Array) -> jax.Array:
 
 def _bin(scores: jax.Array) -> jax.Array:
     """The index of the last of EDGES that a score reaches, int32."""
-    scores = jnp.where(scores >= 0, scores, 0.0)
+    scores = jnp.where(scores >= 0, jnp.minimum(scores, 1.0), 0.0)
     # The thresholds are evenly spaced to within rounding, so a guess is off by one at most: no search.
     table = jnp.asarray(np.append(THRESHOLDS, np.float32(np.inf)))
     guess = jnp.clip((scores * (THRESHOLDS.size - 1)).astype(jnp.int32), 0, THRESHOLDS.size - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import golden
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from avs_jax import metrics
 from avs_jax.metrics import counts
@@ -42,10 +43,12 @@ def test_histograms_of_frames_with_ignored_pixels():
         np.testing.assert_array_equal(found[clip, frame, value], np.bincount(chosen, minlength=256))
 
 
-def test_what_is_not_a_probability_stays_in_the_lowest_bin():
-    scores = jnp.array([np.nan, -1.0, 0.0, 2.0]).reshape(1, 1, 2, 2, 1)
-    found = np.asarray(metrics.binary_statistics(scores, jnp.ones((1, 1, 2, 2), jnp.uint8)))[0, 0, 1]
-    assert found[0] == 3 and found[255] == 1
+@pytest.mark.parametrize("truth", (0, 1))
+def test_what_is_not_a_probability_stays_in_the_outer_bins(truth):
+    scores = jnp.array([np.nan, -1.0, 0.0, -np.inf, 2.0, np.inf]).reshape(1, 1, 2, 3, 1)
+    found = np.asarray(metrics.binary_statistics(scores, jnp.full((1, 1, 2, 3), truth, jnp.uint8)))[0, 0]
+    assert found[truth, 0] == 4 and found[truth, 255] == 2
+    assert not found[1 - truth].any()
 
 
 def test_class_counts_against_counting():
