@@ -77,8 +77,8 @@ def architecture(config) -> Architecture:
 class Swin(nn.Module):
     """Frames (N, H, W, 3) -> four maps (N, H/4, W/4, widths[0]) ... (N, H/32, W/32, widths[3]), sizes rounded up.
 
-    The un-normed maps are sown as `map1` to `map4`. `drop_path` is the rate of the last block; it rises linearly
-    from 0 at the first one (rng stream `dropout`).
+    The un-normed maps are sown as `map1` to `map4`, in float32. `drop_path` is the rate of the last block; it rises
+    linearly from 0 at the first one (rng stream `dropout`).
     """
 
     architecture: Architecture
@@ -97,13 +97,14 @@ class Swin(nn.Module):
             pairs = stacked(BlockPair, depth // 2, self.remat)(
                 stages.heads[i - 1], stages.window, detection, self.dtype, name=f"stage{i}"
             )
+            x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # what blocks add to is not rounded 36 times
             x, _ = pairs(x, rates[first : first + depth // 2] if train and self.drop_path else None)
             first += depth // 2
             self.sow("intermediates", f"map{i}", x)
             if detection or i == 4:
                 maps.append(LayerNorm(dtype=self.dtype, name=f"norm{i}" if detection else "norm")(x))
             else:
-                maps.append(x)
+                maps.append(x.astype(self.dtype))
             if i < 4:
                 x = PatchMerging(stages.widths[i], self.dtype, name=f"merge{i}")(x)
         return tuple(maps)

@@ -186,6 +186,16 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters():
     assert np.sqrt(np.mean(difference**2)) < 0.02 * np.std(exact.apply(variables, np.float32(x), None))
 
 
+@pytest.mark.parametrize("flavour", swin.FLAVOURS)
+def test_what_blocks_of_bfloat16_add_to_is_float32(flavour):
+    variables, frames = initialised()
+    params = variables["params"] | {"norm": variables["params"]["norm4"]}
+    module = backbones.create(small(flavour=flavour), "bfloat16")
+    maps, before = jax.eval_shape(functools.partial(run, module), {"params": params}, frames)
+    assert {x.dtype for x in before} == {jnp.dtype("float32")}
+    assert {x.dtype for x in maps} == {jnp.dtype("bfloat16")}
+
+
 def test_gradients_agree_with_finite_differences():
     with jax.enable_x64(True):
         module, variables, x = block("float64")
