@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import jax
 
 from avs_jax.losses import avm, avsegformer, vct
-from avs_jax.losses.terms import binary_cross_entropy, cross_entropy, dice, weighted_mean
 from avs_jax.models.outputs import TPAVIOutputs, VCTOutputs
 
-__all__ = ["binary_cross_entropy", "cross_entropy", "dice", "total_loss", "weighted_mean"]
+__all__ = ["total_loss"]
 
 
 def total_loss(
@@ -18,11 +17,16 @@ def total_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a batch: the weighted total and its unweighted terms, by the system that made `outputs`.
 
-    `config` is `config.loss`; `rng` is for losses that draw at random: VCT's, which needs it. What is raised, and what
-    the terms are: see `avs_jax.losses.avsegformer`, `avs_jax.losses.avm` (TPAVI) and `avs_jax.losses.vct`.
+    `config` is `config.loss`; `rng` is the key of losses that draw at random: VCT's. What the terms are, and what else
+    is raised: see `avs_jax.losses.avsegformer`, `avs_jax.losses.avm` (TPAVI) and `avs_jax.losses.vct`.
+
+    Raises:
+      ValueError: VCT's outputs, but no key.
     """
     if isinstance(outputs, VCTOutputs):
+        if rng is None:
+            raise ValueError("VCT's loss compares masks at random points: total_loss needs a key as `rng`")
         return vct.total_loss(outputs, batch, config, rng)
     if isinstance(outputs, TPAVIOutputs):
         return avm.total_loss(outputs, batch, config)
-    return avsegformer.total_loss(outputs, batch, config, rng)
+    return avsegformer.total_loss(outputs, batch, config)

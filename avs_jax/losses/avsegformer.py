@@ -5,6 +5,8 @@ total = main_weight * main(prediction, mask) + mix_weight * mix(mask feature, ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +15,7 @@ from avs_jax.losses import segmentation
 from avs_jax.losses.terms import weighted_mean
 
 
-def total_loss(outputs, batch: dict, config, rng: jax.Array | None = None) -> tuple[jax.Array, dict[str, jax.Array]]:
+def total_loss(outputs, batch: Mapping[str, jax.Array], config) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a batch, in float32.
 
     Only annotated frames count: `mask_valid` and `clip_valid`, where the batch has them, and with `frames="first"` only
@@ -26,7 +28,6 @@ def total_loss(outputs, batch: dict, config, rng: jax.Array | None = None) -> tu
       batch: `masks` (B,T,H,W) uint8, `mask_valid` (B,T) bool, `clip_valid` (B,) bool.
       config: `frames` ("first", "all"), `main` ("dice", "bce", "cross_entropy"), `mix` ("dice", "bce", "none"),
         `main_weight`, `mix_weight`.
-      rng: not used, the loss has no randomness.
 
     Returns:
       The weighted total, and the unweighted terms {"main", "mix"} ("mix" only where the mixing loss is on).
@@ -34,7 +35,6 @@ def total_loss(outputs, batch: dict, config, rng: jax.Array | None = None) -> tu
     Raises:
       ValueError: an unknown name in `config`, or predictions of another size than the masks.
     """
-    del rng
     supervision = segmentation.supervise(outputs, batch, config.frames)
     found = {"main": segmentation.loss(supervision, config.main)}
     if config.mix != "none":

@@ -14,16 +14,9 @@ from avs_jax import losses
 from avs_jax.losses import vct
 from avs_jax.models.outputs import VCTOutputs
 from data_pipeline.labels import S4_CATEGORIES
+from tests.quick import quick_compilation  # noqa: F401
 
 CLIPS, FRAMES, QUERIES, SIZE = 2, 3, 6, 16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The batches are small: compiling is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config(**changes):
@@ -96,6 +89,8 @@ def test_the_loss_of_every_system_is_called_in_one_way():
     outputs, batch = example()
     direct, _ = vct.total_loss(outputs, batch, ALL.value, jax.random.key(0))
     assert direct == losses.total_loss(outputs, batch, ALL.value, jax.random.key(0))[0]
+    with pytest.raises(ValueError, match="needs a key as `rng`"):
+        losses.total_loss(outputs, batch, ALL.value)
 
 
 def test_the_key_decides_the_points():
@@ -140,6 +135,10 @@ def test_a_batch_without_targets_has_a_finite_loss():
 
 
 def test_classes_beyond_the_number_of_targets_are_left_out():
+    masks = np.array([[[[5, 0], [3, 3]]]], np.uint8)
+    targets = vct.frame_targets(jnp.array(masks), jnp.ones((1, 1)), 6, 2)
+    np.testing.assert_array_equal(targets.labels, [[0, 3]])
+    np.testing.assert_array_equal(targets.valid, [[True, True]])
     outputs, batch = example()
     _, terms = total_loss(outputs, batch, jax.random.key(0), Static(max_targets=1))
     assert all(np.isfinite(value) for value in terms.values())
