@@ -12,16 +12,7 @@ from flax.typing import Dtype, Initializer
 
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
 from avs_jax.layers.dropout import Dropout, drop, fold_in
-
-
-def split_heads(x: jax.Array, num_heads: int) -> jax.Array:
-    """(N, L, D) -> (N, L, heads, D / heads)."""
-    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
-
-
-def merge_heads(x: jax.Array) -> jax.Array:
-    """(N, L, heads, D / heads) -> (N, L, D)."""
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+from avs_jax.layers.heads import fold_heads, merge_heads, split_heads, unfold_heads
 
 
 def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -69,10 +60,7 @@ def _attend(query, key, value, mask, seed, rate: float) -> jax.Array:
 
 
 def _attend_looped(query, key, value, mask, seed, rate: float) -> jax.Array:
-    frames, queries, heads, _ = query.shape
-
-    def unfold(x: jax.Array) -> jax.Array:  # (N, L, heads, d) -> (N heads, L, d)
-        return jnp.moveaxis(x, 2, 1).reshape(frames * heads, x.shape[1], x.shape[3])
+    frames, _, heads, _ = query.shape
 
     @jax.checkpoint
     def one_head(arguments):
@@ -89,8 +77,8 @@ def _attend_looped(query, key, value, mask, seed, rate: float) -> jax.Array:
 
     masks = None if mask is None else mask.reshape(frames * heads, *mask.shape[2:])
     index = jnp.arange(frames * heads, dtype=jnp.uint32)
-    output = jax.lax.map(one_head, (unfold(query), unfold(key), unfold(value), masks, index))
-    return jnp.moveaxis(output.reshape(frames, heads, queries, -1), 1, 2)
+    output = jax.lax.map(one_head, (*map(unfold_heads, (query, key, value)), masks, index))
+    return fold_heads(output, heads)
 
 
 class MultiHeadAttention(nn.Module):
@@ -114,6 +102,8 @@ class MultiHeadAttention(nn.Module):
         mask: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
+        """`query` may be (1, Q, D), the same for every frame; `mask` is as `attend` takes it."""
+
         def project(x: jax.Array, name: str, stacked: int) -> jax.Array:
             return Dense(
                 query.shape[-1],

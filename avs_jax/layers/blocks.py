@@ -62,6 +62,14 @@ class Dense(nn.Module):
         return y
 
 
+def mlp(x: jax.Array, widths: Sequence[int], dtype: Dtype, name: str) -> jax.Array:
+    """Linear layers on the last axis of x, with ReLUs between them; in the calling module as `name`_0, `name`_1 ..."""
+    for i, width in enumerate(widths):
+        x = nn.relu(x) if i else x
+        x = Dense(width, dtype=dtype, name=f"{name}_{i}")(x)
+    return x
+
+
 class Weights(nn.Module):
     """The parameters of a linear layer or a convolution, (kernel, bias or None), for products other than its own."""
 
@@ -79,11 +87,9 @@ class Weights(nn.Module):
         return kernel, self.param("bias", default, self.shape[-1:], jnp.float32).astype(self.dtype)
 
 
-def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
-) -> jax.Array:
-    """Convolves (N, H, W, C) with a kernel (k, k, C / groups, features), `padding` zeros on every side."""
-    if kernel.shape[:2] == (1, 1) and padding == 0 and groups == 1:  # the weights' gradient is much cheaper so
+def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> jax.Array:
+    """Convolves (N, H, W, C) with a kernel (k, k, C, features), `padding` zeros on every side."""
+    if kernel.shape[:2] == (1, 1) and padding == 0:  # the weights' gradient is much cheaper so
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     return jax.lax.conv_general_dilated(
         x,
@@ -92,14 +98,13 @@ def conv2d(
         padding=((padding, padding),) * 2,
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
     )
 
 
 class Conv(nn.Module):
     """2-D convolution (N, H, W, C) -> (N, H', W', features) with PyTorch's arithmetic: `padding` zeros on every side.
 
-    The kernel is (k, k, C / groups, features). Without initialisers given, PyTorch's default.
+    The kernel is (k, k, C, features). Without initialisers given, PyTorch's default.
     """
 
     features: int
@@ -107,7 +112,6 @@ class Conv(nn.Module):
     stride: int = 1
     padding: int = 0
     dilation: int = 1
-    groups: int = 1
     use_bias: bool = True
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
@@ -115,12 +119,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         default = fan_in_uniform(math.prod(shape[:-1]))
         kernel = self.param("kernel", self.kernel_init or default, shape, jnp.float32)
-        y = conv2d(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding, self.dilation, self.groups
-        )
+        y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding, self.dilation)
         if self.use_bias:
             y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
         return y

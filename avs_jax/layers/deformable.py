@@ -12,9 +12,9 @@ import numpy as np
 from flax.typing import Dtype, Initializer
 
 from avs_jax.layers import sampling
-from avs_jax.layers.attention import merge_heads, split_heads
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, gelu, xavier_uniform
 from avs_jax.layers.dropout import Dropout
+from avs_jax.layers.heads import merge_heads, split_heads
 from avs_jax.layers.sampling import Shapes
 
 
@@ -94,7 +94,7 @@ def _star_bias(grid: tuple[int, int, int]):
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward over tokens (N, S, D), each added, dropped out and normalised."""
+    """Deformable self-attention and feed-forward over tokens (N, S, D), each dropped out, added and normalised."""
 
     num_heads: int
     num_points: int

@@ -12,7 +12,7 @@ Y^ has the gradient of Y (straight through), in the sum as well.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ from flax.typing import Dtype
 from avs_jax.layers.blocks import Dense
 
 Grouping = Literal["gumbel", "softmax"]
-KINDS = ("gumbel", "softmax")
+KINDS = get_args(Grouping)
 
 
 def soft_assignment(logits: jax.Array, noise: jax.Array | None = None, temperature: float = 1.0) -> jax.Array:

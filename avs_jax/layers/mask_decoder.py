@@ -16,8 +16,8 @@ from flax.typing import Dtype
 
 from avs_jax.layers import remat
 from avs_jax.layers.attention import MultiHeadAttention
-from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
-from avs_jax.layers.pixel_decoder import map_position
+from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, mlp, xavier_uniform
+from avs_jax.layers.position import map_position
 from avs_jax.layers.resize import resize_bilinear
 
 _embedding = nn.initializers.normal(1.0)
@@ -111,17 +111,14 @@ class MaskedDecoderLayer(nn.Module):
     def __call__(
         self, queries: jax.Array, position: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
     ) -> jax.Array:
-        """queries (N, Q, D), their position (Q, D), key and value (N, S, D), mask (N, 1, Q, S) -> (N, Q, D)."""
+        """queries (N, Q, D), their position (Q, D), key and value (N, S, D), mask (N, 1, Q, S) -> (N, Q, D) float32."""
         attend = MultiHeadAttention(self.num_heads, dtype=self.dtype, name="cross_attn")
-        queries = self._norm("cross_norm")(queries + attend(queries + position, key, value, mask))
+        queries = LayerNorm(name="cross_norm")(queries + attend(queries + position, key, value, mask))
         attend = MultiHeadAttention(self.num_heads, dtype=self.dtype, name="self_attn")
         placed = queries + position
-        queries = self._norm("self_norm")(queries + attend(placed, placed, queries))
+        queries = LayerNorm(name="self_norm")(queries + attend(placed, placed, queries))
         ffn = FeedForward(self.ffn_dim, kernel_init=xavier_uniform(), dtype=self.dtype, activation=nn.relu, name="ffn")
-        return self._norm("ffn_norm")(queries + ffn(queries))
-
-    def _norm(self, name: str) -> LayerNorm:
-        return LayerNorm(dtype=self.dtype, name=name)
+        return LayerNorm(name="ffn_norm")(queries + ffn(queries))
 
 
 class MaskHead(nn.Module):
@@ -135,9 +132,7 @@ class MaskHead(nn.Module):
         """Without the layers' axis: (N, Q, C + 1) and (N, Q, h, w), float32."""
         x = LayerNorm(dtype=self.dtype, name="norm")(queries)
         class_logits = Dense(self.num_classes + 1, dtype=self.dtype, name="class_embed")(x)
-        for i in range(3):
-            x = nn.relu(x) if i else x
-            x = Dense(mask_features.shape[-1], dtype=self.dtype, name=f"mask_embed_{i}")(x)
+        x = mlp(x, (mask_features.shape[-1],) * 3, self.dtype, "mask_embed")
         accumulate = jnp.promote_types(self.dtype, jnp.float32)
         mask_logits = jnp.einsum("nqd,nhwd->nqhw", x, mask_features, preferred_element_type=accumulate)
         return MaskPredictions(class_logits.astype(accumulate), mask_logits)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.typing import Dtype
 
 from avs_jax.layers import remat, sampling
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
-from avs_jax.layers.position import cell_centres, sine_position_encoding
+from avs_jax.layers.levels import join_levels, split_levels
 from avs_jax.layers.resize import resize_bilinear
 
 NUM_LEVELS = 3  # that deformable attention joins: 1/32, 1/16, 1/8
@@ -66,14 +65,8 @@ class PixelDecoder(nn.Module):
 
     def _encode(self, levels: Sequence[jax.Array]) -> list[jax.Array]:
         """Deformable self-attention over the cells of all maps (N, h_l, w_l, D) together."""
-        shapes = tuple(feature.shape[1:3] for feature in levels)
-        tokens = jnp.concatenate([feature.reshape(len(feature), -1, self.features) for feature in levels], axis=1)
         level_embed = self.param("level_embed", nn.initializers.normal(1.0), (NUM_LEVELS, self.features), jnp.float32)
-        position = jnp.concatenate(
-            [map_position(shape, self.features) + embed for shape, embed in zip(shapes, level_embed, strict=True)],
-            axis=1,
-        ).astype(self.dtype)
-        centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], NUM_LEVELS, 2))
+        tokens, position, centres, shapes = join_levels(levels, level_embed, normalize=True)
 
         make = remat.block(DeformableEncoderLayer, self.remat, static_argnums=(4, 5))
         for i in range(self.num_layers):
@@ -83,14 +76,7 @@ class PixelDecoder(nn.Module):
             )  # fmt: skip
             tokens = layer(tokens, position, centres, shapes, True)
             self.sow("intermediates", f"encoder_{i}", tokens)
-        ends = np.cumsum([h * w for h, w in shapes])
-        parts = jnp.split(tokens, ends[:-1], axis=1)
-        return [part.reshape(len(part), *shape, -1) for part, shape in zip(parts, shapes, strict=True)]
+        return split_levels(tokens, shapes)
 
     def _dense(self, kernel_init: nn.initializers.Initializer, name: str) -> Dense:
         return Dense(self.features, kernel_init=kernel_init, bias_init=_zeros, dtype=self.dtype, name=name)
-
-
-def map_position(shape: tuple[int, int], features: int) -> jax.Array:
-    """The normalised sine encoding of the cells of a map of (h, w), row by row: (1, h w, features) float32."""
-    return sine_position_encoding(jnp.ones((1, *shape), bool), features // 2, normalize=True).reshape(1, -1, features)

@@ -28,6 +28,12 @@ def sine_position_encoding(
     return jnp.concatenate(encoded, -1)
 
 
+def map_position(shape: tuple[int, int], features: int, normalize: bool = True) -> jax.Array:
+    """The sine encoding of all cells of a map of (h, w), row by row: (1, h w, features) float32."""
+    encoded = sine_position_encoding(jnp.ones((1, *shape), bool), features // 2, normalize=normalize)
+    return encoded.reshape(1, -1, features)
+
+
 def cell_centres(shapes: tuple[tuple[int, int], ...]) -> jax.Array:
     """The centres (S, 2) of the cells of maps with the given (h, w), level by level, as (x, y) in [0, 1]."""
 

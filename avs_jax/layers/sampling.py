@@ -7,11 +7,13 @@ Locations are (x, y) in [0, 1] from edge to edge of a map, so a cell's centre li
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from avs_jax.layers.heads import fold_heads, unfold_heads
 
 Form = Literal["auto", "gather", "packed", "looped", "tent"]
 Shapes = tuple[tuple[int, int], ...]
@@ -47,7 +49,7 @@ def sample(
             return _tent(value, locations, weights, shapes)
         case "gather":
             return _gather(value, locations, weights, shapes)
-    raise ValueError(f"no form of sampling is named {form!r}; known: auto, gather, packed, looped, tent")
+    raise ValueError(f"no form of sampling is named {form!r}; known: {', '.join(get_args(Form))}")
 
 
 def chosen(form: Form) -> Form:
@@ -82,14 +84,9 @@ def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
 
 
 def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    frames, queries, heads = locations.shape[:3]
-
-    def unfold(x: jax.Array) -> jax.Array:  # (N, L, heads, ...) -> (N heads, L, ...)
-        return jnp.moveaxis(x, 2, 1).reshape(frames * heads, x.shape[1], *x.shape[3:])
-
-    arguments = unfold(value), unfold(locations), unfold(weights)
+    arguments = tuple(map(unfold_heads, (value, locations, weights)))
     output = jax.lax.map(lambda one: _sample_one(shapes, True, *one), arguments)
-    return jnp.moveaxis(output.reshape(frames, heads, queries, -1), 1, 2)
+    return fold_heads(output, value.shape[2])
 
 
 # Rematerialised: the loop's backward pass then keeps nothing but the arguments.

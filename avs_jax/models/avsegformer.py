@@ -28,10 +28,11 @@ from flax.typing import Dtype
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.layers import remat
-from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend, merge_heads, split_heads
+from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, conv2d, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
-from avs_jax.layers.position import cell_centres, sine_position_encoding
+from avs_jax.layers.heads import merge_heads, split_heads
+from avs_jax.layers.levels import join_levels
 from avs_jax.layers.reduced import attend_once, upsampled_conv
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.inputs import audio_embedding
@@ -147,14 +148,8 @@ class PixelEncoder(nn.Module):
     def __call__(self, maps: Sequence[jax.Array], deterministic: bool) -> jax.Array:
         """Maps (N, h_l, w_l, D) -> tokens (N, S, D), level by level, each row by row."""
         c, e, dtype = self.config, self.config.encoder, jnp.dtype(self.config.dtype)
-        shapes = tuple(feature.shape[1:3] for feature in maps)
-        tokens = jnp.concatenate([feature.reshape(len(feature), -1, c.embed_dim) for feature in maps], axis=1)
-
         level_embed = self.param("level_embed", nn.initializers.normal(1.0), (len(maps), c.embed_dim), jnp.float32)
-        position = [sine_position_encoding(jnp.ones((1, *shape), bool), c.embed_dim // 2) for shape in shapes]
-        position = [p.reshape(1, -1, c.embed_dim) + level for p, level in zip(position, level_embed, strict=True)]
-        position = jnp.concatenate(position, axis=1).astype(dtype)  # (1, S, D)
-        centres = jnp.broadcast_to(cell_centres(shapes)[None, :, None], (1, tokens.shape[1], len(shapes), 2))
+        tokens, position, centres, shapes = join_levels(maps, level_embed, normalize=False)
         layer_type = remat.block(DeformableEncoderLayer, c.remat, static_argnums=(4, 5))
         for i in range(e.num_layers):
             layer = layer_type(

@@ -51,7 +51,7 @@ class TPAVI(nn.Module):
         frame_valid (B, T) bool, optional: of other frames the sound, all features and all outputs are zero.
 
         Raises:
-          ValueError: H or W is not a multiple of 32, or T not one of the released code's five.
+          ValueError: H or W is not a multiple of 32, or T is not one of 5 in the released variant.
         """
         frames = inputs["frames"]
         clips, size = frames.shape[:2], frames.shape[2:4]

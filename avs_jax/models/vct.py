@@ -30,7 +30,7 @@ from flax.typing import Dtype
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.layers.attention import MultiHeadAttention
-from avs_jax.layers.blocks import Conv, Dense, LayerNorm
+from avs_jax.layers.blocks import Conv, Dense, LayerNorm, mlp
 from avs_jax.layers.grouping import GroupingAttention
 from avs_jax.layers.mask_decoder import MaskedDecoder, MaskPredictions
 from avs_jax.layers.pixel_decoder import PixelDecoder
@@ -127,7 +127,7 @@ class VCT(nn.Module):
         if c.vggish.frozen:
             features = jax.lax.stop_gradient(features)
         self.sow("intermediates", "vggish_features", features)
-        audio = _mlp(features, (c.audio_mlp_dim, c.audio_mlp_dim, c.embed_dim), dtype, "audio_mlp")
+        audio = mlp(features, (c.audio_mlp_dim, c.audio_mlp_dim, c.embed_dim), dtype, "audio_mlp")
         self.sow("intermediates", "audio_tokens", audio)
         return audio
 
@@ -231,7 +231,7 @@ class QueryGenerator(nn.Module):
         """Visual embeddings (N, Q, D): each channel is mixed over the pixels (N, S, D), which have fixed places."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         hidden = c.query_generator.hidden_dim
-        x = _mlp(pixels.swapaxes(1, 2), (hidden, hidden, c.num_queries), dtype, "mixer").swapaxes(1, 2)
+        x = mlp(pixels.swapaxes(1, 2), (hidden, hidden, c.num_queries), dtype, "mixer").swapaxes(1, 2)
         self.sow("intermediates", "visual_embeddings", x)
         return x
 
@@ -289,11 +289,3 @@ def uses_prototypes(config: Any) -> bool:
 def _fold(x: jax.Array) -> jax.Array:
     """(B, T, ...) -> (N, ...)."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def _mlp(x: jax.Array, widths: tuple[int, ...], dtype: Dtype, name: str) -> jax.Array:
-    """Linear layers `name`_0, ... on the last axis of x, with ReLUs between them."""
-    for i, width in enumerate(widths):
-        x = nn.relu(x) if i else x
-        x = Dense(width, dtype=dtype, name=f"{name}_{i}")(x)
-    return x

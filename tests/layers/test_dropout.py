@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avs_jax.layers import dropout
-from avs_jax.layers.attention import attend
+from avs_jax.layers import attention, dropout
 
 SHAPE = (40, 50, 60)
 
@@ -63,13 +62,18 @@ def test_nothing_drops_where_nothing_shall():
     assert dropout.Dropout(0.0).apply({}, x, False) is x
 
 
-def test_attention_drops_weights_and_leaves_the_rest_as_it_is():
+def accelerators_form(query, key, value, rate=0.0, seed=None):
+    return attention._attend(query, key, value, None, seed, rate)
+
+
+@pytest.mark.parametrize("form", (attention.attend, accelerators_form), ids=("this platform's", "accelerators'"))
+def test_attention_drops_weights_and_leaves_the_rest_as_it_is(form):
     draw = np.random.default_rng(0)
     query, key = (jnp.asarray(draw.standard_normal((2, length, 4, 8)), jnp.float32) for length in (6, 300))
     value = jnp.ones((2, 300, 4, 1))  # the sum of the weights that stay
     seeds = jax.random.bits(jax.random.key(0), (200, 2), jnp.uint32)
-    sums = jax.vmap(lambda seed: attend(query, key, value, rate=0.2, seed=seed))(seeds)
-    np.testing.assert_allclose(attend(query, key, value), 1, rtol=1e-5)
+    sums = jax.vmap(lambda seed: form(query, key, value, rate=0.2, seed=seed))(seeds)
+    np.testing.assert_allclose(form(query, key, value), 1, rtol=1e-5)
     assert sums.std() > 0.01
     np.testing.assert_allclose(sums.mean(0), 1, atol=0.03)
     assert_correlation_is_that_of_chance(np.asarray(sums[:, 0] - 1), np.asarray(sums[:, 1] - 1))

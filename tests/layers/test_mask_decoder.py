@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from avs_jax.layers.mask_decoder import MaskedDecoder, attention_mask
-from avs_jax.layers.pixel_decoder import map_position
+from avs_jax.layers.position import map_position
 from avs_jax.layers.resize import interpolation_matrix
 
 FRAMES, QUERIES, WIDTH, HEADS, CLASSES = 2, 5, 16, 2, 3
@@ -115,6 +115,14 @@ def test_rematerialisation_changes_no_gradient(inputs):
         return jax.jit(jax.grad(loss))(params)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradients("none"), gradients("blocks"))
+
+
+def test_what_layers_of_bfloat16_add_to_is_float32(inputs):
+    module = decoder(dtype=jnp.bfloat16)
+    apply = functools.partial(module.apply, mutable=["intermediates"])
+    predictions, sown = jax.eval_shape(apply, {"params": random_params()}, *inputs)
+    assert {x.dtype for x in predictions} == {sown["intermediates"][f"decoder_{i}"][0].dtype for i in range(4)}
+    assert predictions.mask_logits.dtype == jnp.float32
 
 
 def test_without_learnt_queries_there_are_no_such_parameters(inputs):

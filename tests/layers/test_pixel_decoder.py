@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from avs_jax.convert import rules
 from avs_jax.convert.tables import mask2former
-from avs_jax.layers.pixel_decoder import PixelDecoder, map_position
+from avs_jax.layers.pixel_decoder import PixelDecoder
+from avs_jax.layers.position import map_position
 
 CONFIG = ConfigDict(
     {"embed_dim": 256, "num_heads": 8, "pixel_decoder": {"num_layers": 6, "num_points": 4, "ffn_dim": 1024}}

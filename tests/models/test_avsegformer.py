@@ -15,23 +15,8 @@ from avs_jax.layers import blocks
 from avs_jax.layers import dropout as dropout_layer
 from avs_jax.models import avsegformer
 from avs_jax.models.outputs import AVSegFormerOutputs
-from configs import base
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These functions are small and run once: compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def published_config(**changes):
-    """config.model as published for S4, with changes: published_config(encoder__num_layers=2)."""
-    config = base.get_config("s4", "resnet50").model
-    with config.unlocked():
-        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return config
+from tests.models.published_avsegformer import published_config
+from tests.quick import quick_compilation  # noqa: F401
 
 
 def small_config(**changes):

@@ -14,7 +14,7 @@ from avs_jax.layers.attention import DecoderLayer
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.position import cell_centres
 from avs_jax.models import avsegformer
-from configs import base
+from tests.models.published_avsegformer import published_config
 
 FORWARD = 2e-4  # absolute, what two correct float32 implementations meet
 GRADIENT = 2e-3  # relative l2
@@ -78,14 +78,6 @@ def nhwc(x: np.ndarray) -> jax.Array:
 
 def nchw(x: jax.Array) -> np.ndarray:
     return np.asarray(x).transpose(0, 3, 1, 2)
-
-
-def published_config(**changes):
-    """config.model as published for S4, with changes: published_config(encoder__num_layers=2)."""
-    config = base.get_config("s4", "resnet50").model
-    with config.unlocked():
-        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return config
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})

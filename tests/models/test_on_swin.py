@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 from avs_jax import backbones, config, convert, models
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These functions are small and run once: compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
+from tests.quick import quick_compilation  # noqa: F401
 
 KINDS = {  # of each backbone, sizes at which its parts still do their work
     "swin_t": {"depths": (2, 2, 2, 2), "widths": (3, 6, 12, 24), "window": 2},

@@ -12,16 +12,9 @@ import pytest
 from avs_jax import models
 from avs_jax.models.vct import VCT, EarlyFusion, PrototypeSimilarity, QueryGenerator
 from tests.models.published_vct import published_config
+from tests.quick import quick_compilation  # noqa: F401
 
 CLIPS, FRAMES, SIZE, QUERIES, WIDTH = 1, 2, 64, 6, 32
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The models are small and run once: compiling is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def small_config(**changes):
