@@ -8,29 +8,7 @@ import pytest
 
 from avs_jax import metrics
 from avs_jax.metrics import semantic
-
-
-def iou(p, g):
-    union = np.logical_or(p, g).sum()
-    return np.logical_and(p, g).sum() / union if union else 1.0
-
-
-def f_measure(p, g):
-    hits = np.logical_and(p, g).sum()
-    if not hits:
-        return 0.0
-    precision, recall = hits / p.sum(), hits / g.sum()
-    return 1.3 * precision * recall / (0.3 * precision + recall)
-
-
-def fair_f(p, g):
-    return f_measure(p, g) if p.any() or g.any() else 1.0
-
-
-def pixels(score, mask):
-    """Scores and truth of the pixels of a frame that are not ignored."""
-    keep = mask != 255
-    return score[keep], mask[keep]
+from tests.metrics.definitions import f_measure, fair_f, iou, pixels
 
 
 def clip_figures(frames):
