@@ -1,8 +1,11 @@
 """Settings for every test: parsed flags (Grain's worker processes ask for them), the CPU, a cache of programs."""
 
 import atexit
+import ctypes
+import gc
 import os
 import shutil
+import sys
 import tempfile
 
 # Programs that several tests compile are compiled once, also by the commands that tests start.
@@ -16,12 +19,33 @@ from absl import flags
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
+import jax
 import pytest
 
+from avs_jax.train import demo_data
 from tests.integration import tiny
+
+
+@pytest.fixture(autouse=True, scope="module")
+def give_back_memory():
+    """Compiled programs, and what the allocator keeps of them, are no use to the next module and may fill memory."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
 def tiny_config():
     """See `tests.integration.tiny`; unlocked."""
     return tiny.get_config().unlock()
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory):
+    """The folder of that configuration's synthetic records."""
+    config = tiny.get_config()
+    config.data.records = str(tmp_path_factory.mktemp("records"))
+    demo_data.ensure_records(config)
+    return config.data.records

@@ -14,19 +14,11 @@ import types
 import numpy as np
 import pytest
 
-from avs_jax.train import demo_data, feed
+from avs_jax.train import feed
 from data_pipeline import loader
 from tests.integration import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    config = tiny.get_config()
-    config.data.records = str(tmp_path_factory.mktemp("records"))
-    demo_data.ensure_records(config)
-    return config.data.records
 
 
 def start(records, workdir, *arguments, devices=1):

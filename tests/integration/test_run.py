@@ -22,14 +22,6 @@ from tests.integration import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    config = tiny.get_config()
-    config.data.records = str(tmp_path_factory.mktemp("records"))
-    demo_data.ensure_records(config)
-    return config.data.records
-
-
 @pytest.fixture
 def config(tiny_config, records):
     tiny_config.data.records = records
@@ -71,7 +63,7 @@ def unbroken(records, tmp_path_factory):
     return workdir, done
 
 
-def test_a_run_leaves_everything(unbroken):
+def test_a_run_leaves_everything(unbroken, records):
     workdir, done = unbroken
     results = json.loads((workdir / "results.json").read_text())
     assert results["split"] == "test"
@@ -80,16 +72,12 @@ def test_a_run_leaves_everything(unbroken):
     assert results["drop"]["silence"]["clip"] == results["true"]["clip"]["J"] - results["silence"]["clip"]["J"]
     with (workdir / "clips.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["clip"] for row in rows if row["audio"] == "true"] == loader.clip_names(tiny_records(done), "test")
+    assert [row["clip"] for row in rows if row["audio"] == "true"] == loader.clip_names(records, "test")
     assert {path.name for path in (workdir / "pictures").iterdir()} == {"best_1.png", "worst_1.png"}
     assert list((workdir / "tensorboard").glob("events*"))
     assert steps_of(workdir) == list(range(1, 13))
     assert "clip" in done.stderr
     assert "training step compiled in" in done.stderr
-
-
-def tiny_records(done):
-    return next(a.split("=", 1)[1] for a in done.args if a.startswith("--config.data.records="))
 
 
 def test_five_kills_change_nothing(unbroken, records, tmp_path):

@@ -5,19 +5,13 @@ import numpy as np
 import pytest
 
 from avs_jax.parallel import mesh as meshes
-from avs_jax.train import demo_data, feed
+from avs_jax.train import feed
 from data_pipeline.loader import StateError
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture
 def config(tiny_config, records):
     tiny_config.data.records = records
-    demo_data.ensure_records(tiny_config)
     return tiny_config
 
 

@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 
 from avs_jax.parallel import mesh as meshes
-from avs_jax.train import demo_data, feed
+from avs_jax.train import feed
 from avs_jax.train.state import TrainState
 from avs_jax.train.step import by_shape
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture
 def stream(tiny_config, records):
     tiny_config.data.records = records
-    demo_data.ensure_records(tiny_config)
     made = feed.Feed(tiny_config, meshes.create(tiny_config.mesh))
     yield made
     made.close()
