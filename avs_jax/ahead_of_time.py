@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from avs_jax import config as configuration
 from avs_jax import models, parallel
 from avs_jax.benchmark import cost
 from avs_jax.parallel import ahead
@@ -125,7 +126,8 @@ def _batch(config, mesh: Mesh | AbstractMesh, training: bool) -> dict[str, jax.S
     made = feed.options(config, training=training, parts=parts)
     clips, frames = made.batch_size, made.frames
     if training:
-        meshes.check_split(clips // config.train.accumulate, mesh)
+        for split in (clips, configuration.part_size(config)):
+            meshes.check_split(split, mesh)
     if made.packed:
         clips, frames = clips * frames, 1
     example = batches.example_batch(1, frames, made.image_size, pre_masks=made.pre_masks)

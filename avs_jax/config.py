@@ -155,9 +155,13 @@ def _data(config: ml_collections.ConfigDict) -> Checks:
 def _training(config: ml_collections.ConfigDict) -> Checks:
     train = config.train
     yield train.batch_size > 0, f"train.batch_size={train.batch_size}: at least 1"
+    frames, shared_out = config.data.num_frames, [train.batch_size]
+    if config.model.name != "tpavi" and config.loss.frames == "all" and not train.supervised_frames_only:
+        shared_out.append(train.batch_size * frames)
     yield (
-        train.accumulate > 0 and train.batch_size % max(train.accumulate, 1) == 0,
-        f"train.accumulate={train.accumulate}: a divisor of train.batch_size={train.batch_size}",
+        train.accumulate > 0 and any(each % train.accumulate == 0 for each in shared_out),
+        f"train.accumulate={train.accumulate}: a divisor of train.batch_size={train.batch_size} (or of "
+        "its frames, where each of them carries a loss and none interact)",
     )
     yield 0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay}: at least 0 and below 1"
     for name, alone in (
@@ -168,7 +172,7 @@ def _training(config: ml_collections.ConfigDict) -> Checks:
             not alone or config.model.name != "tpavi",
             f"{name}: not with model.name='tpavi', whose frames interact",
         )
-    packed, frames = tuple(train.packed_frames), config.data.num_frames
+    packed = tuple(train.packed_frames)
     yield (
         all(1 <= each <= frames for each in packed),
         f"train.packed_frames={packed}: frames a clip, from 1 to data.num_frames={frames}",
@@ -197,6 +201,12 @@ def _evaluation(config: ml_collections.ConfigDict) -> Checks:
         best.partition("/")[0] in chosen,
         f"checkpoint.best_metric={best!r}: PROTOCOL/METRIC with a protocol of eval.protocols",
     )
+
+
+def part_size(config: ml_collections.ConfigDict) -> int:
+    """Clips in each of the parts that `train.accumulate` makes of a batch; frames, where clips cannot be shared out."""
+    clips, parts = config.train.batch_size, max(config.train.accumulate, 1)
+    return clips // parts if clips % parts == 0 else clips * config.data.num_frames // parts
 
 
 def plan(config: ml_collections.ConfigDict, num_clips: int) -> Plan:

@@ -126,6 +126,15 @@ def test_what_vct_cannot_run_is_named(change, message):
         configuration.validate(config)
 
 
+def test_single_frames_can_be_accumulated_where_all_carry_a_loss():
+    config = load("ms3")
+    config.train.accumulate = 5
+    configuration.validate(config)
+    config.loss.frames = "first"
+    with pytest.raises(configuration.ConfigError, match="config.train.accumulate=5: a divisor"):
+        configuration.validate(config)
+
+
 def test_published_augmentations_of_vct():
     """Facts: shorter sides 192, 230, ..., 768 of images of 384; colours; flips."""
     for name in ("vct_s4", "vct_ms3", "vct_avss"):

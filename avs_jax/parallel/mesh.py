@@ -67,8 +67,8 @@ def check_split(clips: int, mesh: Mesh) -> None:
     """Raises MeshError where a batch of so many clips cannot be split evenly over the devices."""
     if clips % clips_over(mesh):
         raise MeshError(
-            f"{clips} clips cannot be split over {clips_over(mesh)} devices: make train.batch_size / train.accumulate "
-            "a multiple of them, or config.mesh.tensor larger"
+            f"{clips} clips cannot be split over {clips_over(mesh)} devices: make train.batch_size, and what "
+            "train.accumulate leaves of it, a multiple of them, or config.mesh.tensor larger"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 from jax.sharding import Mesh
 
+from avs_jax import config as configuration
 from avs_jax.parallel import mesh as meshes
 from data_pipeline import batch, loader
 
@@ -54,7 +55,8 @@ class Feed:
     """
 
     def __init__(self, config, mesh: Mesh):
-        meshes.check_split(config.train.batch_size // config.train.accumulate, mesh)
+        for clips in (config.train.batch_size, configuration.part_size(config)):
+            meshes.check_split(clips, mesh)
         self._mesh = mesh
         self._source = loader.train_batches(
             config.data.records, config.data.train_split, options(config, training=True)

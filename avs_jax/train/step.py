@@ -16,6 +16,7 @@ from avs_jax import losses, models, parallel
 from avs_jax.parallel import mesh as meshes
 from avs_jax.parallel import processes
 from avs_jax.train.state import TrainState
+from data_pipeline.batch import FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ def make_train_step(
       config: the whole configuration; `loss` and `train` are read.
       frozen: top-level parts of the parameters for which no gradient is computed, nor memory held.
 
-    With `train.accumulate` = A the batch is worked off in A equal parts and the gradients are averaged. Batch norm sees
-    the parts one after the other, and a loss that divides by a number of annotated frames does so in each part.
+    With `train.accumulate` = A the batch is worked off in A equal parts and the gradients are averaged. Parts are whole
+    clips, or frames where the clips cannot be shared out. Batch norm sees the parts one after the other, and a loss
+    that divides by a number of annotated frames does so in each part.
 
     A step whose loss, gradients or new parameters are not finite changes nothing but the step's number; its metric
     `healthy` is False.
@@ -60,6 +62,7 @@ def make_train_step(
         if parts == 1:
             return gradient_fn(trained, fixed, model_state, batch, key)
 
+        batch = batch if len(batch["frames"]) % parts == 0 else _frames_as_clips(batch)
         # Every parts-th clip, so that a part is spread over the devices as the whole batch is.
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
         split = meshes.keep_split(split, axis=1)
@@ -93,6 +96,15 @@ def make_train_step(
         return new.replace(step=state.step + 1), metrics | {HEALTHY: healthy}
 
     return train_step
+
+
+def _frames_as_clips(batch: Batch) -> Batch:
+    """B clips of T frames as B T clips of one frame."""
+    clips, frames = batch["frames"].shape[:2]
+    return {
+        name: x.reshape(clips * frames, 1, *x.shape[2:]) if "T" in FIELDS[name].axes else jnp.repeat(x, frames, axis=0)
+        for name, x in batch.items()
+    }
 
 
 def by_shape(step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:

@@ -92,6 +92,21 @@ def test_accumulation_equals_the_whole_batch(tiny_config, parts):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.parametrize("parts", [3, 12])
+def test_frames_of_clips_can_follow_each_other(tiny_config, parts):
+    """Where all carry a loss: twelve frames of four clips, four or one at a time."""
+    config = pvt(without_dropout(tiny_config))
+    config.loss.frames, tx = "all", optax.sgd(0.1)
+    state, whole = start(config, tx=tx)
+    expected, metrics = whole(state, batch(frames=3))
+    config.train.accumulate = parts
+    _, accumulated = start(config, tx=tx)
+    found, found_metrics = accumulated(state, batch(frames=3))
+    np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(expected.params), jax.tree.leaves(found.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
 def test_the_average_follows_the_parameters(tiny_config):
     tiny_config.train.ema_decay = 0.9
     state, step = start(tiny_config)
