@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from avs_jax.backbones import channels
 from avs_jax.benchmark import peers
 from avs_jax.benchmark.sizes import Sizes
 
@@ -39,10 +40,10 @@ def create(config, component: str, mode: str, options: Options) -> Peer:
     All frames of a training batch go through the model, as in the published code, also where only some carry a loss.
 
     Raises:
-      ValueError: the configuration is not AVSegFormer's.
+      ValueError: it has none.
     """
-    if config.model.name != "avsegformer":
-        raise ValueError(f"config.model.name is {config.model.name!r}: PyTorch peers exist for 'avsegformer' only")
+    if component == "model" and config.model.name != "avsegformer":
+        raise ValueError(f"a whole {config.model.name!r} has no PyTorch peer, only its parts have: set --components")
     if options.dtype == "float32":
         torch.set_float32_matmul_precision("high")  # as XLA does on a GPU; no difference on a CPU
     training = mode == "train"
@@ -90,28 +91,48 @@ def _module(config, component: str, sizes: Sizes) -> nn.Module:
             return peers.Decoder(config, config.decoder)
         case "head":
             return peers.Head(config, sizes.levels[0])
+        case "pixel_decoder":
+            return peers.PixelDecoder(config)
+        case "mask_decoder":
+            return peers.MaskDecoder(config)
     raise ValueError(f"no component is named {component!r}")
 
 
 def _inputs(config, component: str, sizes: Sizes) -> tuple:
     n, dim, heads = sizes.num_frames, config.embed_dim, config.num_heads
-    frames, log_mel = (torch.randint(0, 256, (n, 3, *sizes.image), dtype=torch.uint8), torch.randn(n, 96, 64))
-    points = (n, sizes.tokens, heads, len(sizes.levels), config.encoder.num_points)
-    queries, memory = torch.randn(n, config.num_queries, dim), torch.randn(n, sizes.tokens, dim)
-    return {
-        "model": lambda: (frames, log_mel),
-        "backbone": lambda: (torch.randn(n, 3, *sizes.image),),
-        "vggish": lambda: (log_mel,),
-        "query_generator": lambda: (torch.randn(n, 1, dim),),
-        "encoder": lambda: ([torch.randn(n, dim, *shape) for shape in sizes.levels],),
-        "sampling": lambda: (
-            torch.randn(n, sizes.tokens, heads, dim // heads),
-            torch.rand(*points, 2),
-            torch.rand(points),
-        ),
-        "decoder": lambda: (queries, memory),
-        "head": lambda: (torch.randn(n, dim, *sizes.quarter), memory, queries, torch.randn(n, 1, dim)),
-    }[component]()
+
+    def tokens(count: int) -> torch.Tensor:
+        return torch.randn(n, count, dim)
+
+    def maps(shapes: Sequence[tuple[int, int]], widths: Sequence[int]) -> list[torch.Tensor]:
+        return [torch.randn(n, width, *shape) for shape, width in zip(shapes, widths, strict=True)]
+
+    match component:
+        case "model":
+            return torch.randint(0, 256, (n, 3, *sizes.image), dtype=torch.uint8), torch.randn(n, 96, 64)
+        case "backbone":
+            return (torch.randn(n, 3, *sizes.image),)
+        case "vggish":
+            return (torch.randn(n, 96, 64),)
+        case "query_generator":
+            return (tokens(1),)
+        case "encoder":
+            return (maps(sizes.levels, [dim] * len(sizes.levels)),)
+        case "sampling":
+            points = (n, sizes.tokens, heads, len(sizes.levels), config.encoder.num_points)
+            value = torch.randn(n, sizes.tokens, heads, dim // heads)
+            return value, torch.rand(*points, 2), torch.rand(points)
+        case "decoder":
+            return tokens(config.num_queries), tokens(sizes.tokens)
+        case "head":
+            finest = torch.randn(n, dim, *sizes.quarter)
+            return finest, tokens(sizes.tokens), tokens(config.num_queries), tokens(1)
+        case "pixel_decoder":
+            return (maps((sizes.quarter, *sizes.levels), channels(config.backbone)),)
+        case "mask_decoder":
+            shapes = tuple(reversed(sizes.levels))
+            return maps(shapes, [dim] * len(shapes)), torch.randn(n, dim, *sizes.quarter)
+    raise ValueError(f"no component is named {component!r}")
 
 
 def _autocast(options: Options) -> Callable[[], contextlib.AbstractContextManager]:

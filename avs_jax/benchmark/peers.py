@@ -1,8 +1,8 @@
-"""AVSegFormer's parts in PyTorch, out of public packages: what `--against torch` compares with.
+"""AVSegFormer's and VCT's parts in PyTorch, out of public packages: what `--against torch` compares with.
 
 Backbones are timm's, the deformable encoder is transformers' (Deformable DETR, with PyTorch's grid_sample), decoders
-are torch.nn's. They compute what the parts here compute, as an author would write it: no use is made of the algebra
-that saves work here. Maps are NCHW.
+are torch.nn's; VCT's pixel decoder and masked decoder are transformers' Mask2Former. They compute what the parts here
+compute, as an author would write it: no use is made of the algebra that saves work here. Maps are NCHW.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import DeformableDetrConfig
+from transformers import DeformableDetrConfig, Mask2FormerConfig
 from transformers.models.deformable_detr.modeling_deformable_detr import (
     DeformableDetrEncoderLayer,
     MultiScaleDeformableAttention,
 )
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
 from avs_jax.backbones import channels
 from avs_jax.benchmark.sizes import Sizes
@@ -208,6 +209,45 @@ class AVSegFormer(nn.Module):
         memory = self.encoder(maps[1:])
         queries = self.decoder(self.query_generator(audio) + self.learnable_query, memory)
         return self.head(maps[0], memory, queries, audio)
+
+
+class PixelDecoder(nn.Module):
+    """Mask2Former's: four maps (N, C, h, w), fine to coarse -> mask features, and three maps, coarse to fine."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.body = Mask2FormerPixelDecoder(_mask2former(config), list(channels(config.backbone)))
+        nn.init.normal_(self.body.level_embed)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        found = self.body(list(maps), output_attentions=False, output_hidden_states=False, return_dict=True)
+        return found.mask_features, *found.multi_scale_features
+
+
+class MaskDecoder(nn.Module):
+    """Mask2Former's: three maps, coarse to fine, and mask features -> masks (N, Q, h, w) of every layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.body = Mask2FormerTransformerModule(config.embed_dim, _mask2former(config))
+
+    def forward(self, maps: Sequence[torch.Tensor], mask_features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.body(list(maps), mask_features).masks_queries_logits
+
+
+def _mask2former(config) -> Mask2FormerConfig:
+    dim, pixel_decoder = config.embed_dim, config.pixel_decoder
+    return Mask2FormerConfig(
+        feature_size=dim,
+        mask_feature_size=dim,
+        hidden_dim=dim,
+        encoder_layers=pixel_decoder.num_layers,
+        encoder_feedforward_dim=pixel_decoder.ffn_dim,
+        decoder_layers=config.decoder.num_layers + 1,  # it counts the prediction before the first
+        dim_feedforward=config.decoder.ffn_dim,
+        num_attention_heads=config.num_heads,
+        num_queries=config.num_queries,
+    )
 
 
 def _centres(height: int, width: int) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""What is timed: the whole model's forward pass, prediction and training step, and the parts of AVSegFormer."""
+"""What is timed: a whole model's forward pass, prediction and training step, and parts of AVSegFormer and VCT."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,14 +15,21 @@ from avs_jax import backbones, metrics, models
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.benchmark.sizes import Sizes
 from avs_jax.layers import sampling
-from avs_jax.models import avsegformer
+from avs_jax.layers.mask_decoder import MaskedDecoder
+from avs_jax.layers.pixel_decoder import PixelDecoder
+from avs_jax.models import avsegformer, vct
 from avs_jax.train import optimizer
 from avs_jax.train import state as states
 from avs_jax.train.step import make_train_step
 from data_pipeline import batch as batches
 
 MODES = ("forward", "predict", "train")
-COMPONENTS = ("model", "backbone", "vggish", "query_generator", "encoder", "sampling", "decoder", "head")
+PARTS = {
+    "avsegformer": ("backbone", "vggish", "query_generator", "encoder", "sampling", "decoder", "head"),
+    "vct": ("backbone", "pixel_decoder", "mask_decoder"),
+    "tpavi": ("backbone", "vggish"),
+}
+COMPONENTS = tuple(dict.fromkeys(("model", *itertools.chain(*PARTS.values()))))
 
 
 class Program(NamedTuple):
@@ -72,7 +80,7 @@ def has(config, component: str, mode: str) -> bool:
         return component == "model"
     if component == "vggish" and mode == "train":
         return not config.model.vggish.frozen
-    return component in ("model", "backbone", "vggish") or config.model.name == "avsegformer"
+    return component in ("model", *PARTS[config.model.name])
 
 
 def random_batch(config, training: bool) -> dict[str, jax.Array]:
@@ -122,10 +130,20 @@ def _component(config, name: str, sizes: Sizes) -> Component:
     def normal(*shape: int) -> jax.Array:
         return jax.random.normal(next(keys), shape, dtype)
 
-    n, dim = sizes.num_frames, c.embed_dim
+    n, dim, widths = sizes.num_frames, c.embed_dim, backbones.channels(c.backbone)
     if name == "backbone":
         frames = normal(n, *sizes.image, 3).astype(jnp.float32)
         return _module(backbones.create(c.backbone, dtype, c.remat), (frames,), lambda train: (train,), False)
+    if name == "pixel_decoder":
+        p = c.pixel_decoder
+        module = PixelDecoder(dim, p.num_layers, c.num_heads, p.num_points, p.ffn_dim, c.deformable, c.remat, dtype)
+        maps = [normal(n, *shape, width) for shape, width in zip((sizes.quarter, *sizes.levels), widths, strict=True)]
+        return _module(module, (maps,), lambda train: ())
+    if name == "mask_decoder":  # reads the maps in turn, as Mask2Former's does; VCT's own has the sound as a map too
+        layers = c.decoder.num_layers, c.num_heads, c.decoder.ffn_dim, True, True, c.remat, dtype
+        module = MaskedDecoder(c.num_queries, vct.num_head_classes(c), *layers)
+        maps = [normal(n, *shape, dim) for shape in reversed(sizes.levels)]
+        return _module(module, (maps, normal(n, *sizes.quarter, dim)), lambda train: ())
     if name == "vggish":
         vggish = VGGish(c.vggish.widths, c.vggish.hidden_dim, c.vggish.embedding_dim, dtype)
         return _module(vggish, (normal(n, 96, 64).astype(jnp.float32),), lambda train: (), False)
