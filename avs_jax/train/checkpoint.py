@@ -7,13 +7,14 @@ array is taken on the devices before saving and compared after restoring; the JS
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ DEAD = "dead"  # of converted files: what the authors' model holds and never use
 
 
 class CheckpointError(RuntimeError):
-    """No step of a workdir can be restored; the message says why, step by step."""
+    """A step cannot be written, or none of a workdir can be restored; the message says why, step by step."""
 
 
 class Checkpoints:
@@ -68,10 +69,15 @@ class Checkpoints:
           items: {name: tree of arrays}.
           meta: what JSON can hold.
           metrics: figures of this step, among them the one that tells the best.
+
+        Raises:
+          CheckpointError: this step, or one before that was still being written, cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        self._manager.save(step, args=_save_args(items, meta), metrics=dict(metrics) if metrics else None)
+        args = _save_args(items, meta)
+        with self._writing():
+            self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None)
 
     def restore(self, like: Mapping, best: bool = False) -> tuple[dict, dict] | None:
         """Restores the newest step that is whole, or the best one, or returns None where there is no step at all.
@@ -97,7 +103,7 @@ class Checkpoints:
             try:
                 found = self._read(step, like)
             except Exception as error:  # whatever Orbax meets in a damaged step; reported below, never hidden
-                reason = " ".join(str(error).split())[:300] or type(error).__name__
+                reason = _reason(error)
                 log.warning("checkpoint %s is damaged, trying the one before: %s", self.folder / str(step), reason)
                 failures.append((step, reason))
                 continue
@@ -117,13 +123,27 @@ class Checkpoints:
         return dict(self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
 
     def wait(self) -> None:
-        """Returns when everything that `save` started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything that `save` started is on disk; raises what `save` does."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what it means when Orbax cannot write: a full disk, above all."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # another process is lost
+            raise
+        except (OSError, ValueError, RuntimeError) as error:  # TensorStore's errors are ValueErrors
+            raise CheckpointError(
+                f"a checkpoint cannot be written to {self.folder}: {_reason(error)}; those that are finished are kept: "
+                "make room, and the same command goes on from the newest"
+            ) from error
 
     def _read(self, step: int, like: Mapping) -> tuple[dict, dict]:
         args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
@@ -168,8 +188,7 @@ def read_weights(folder: str | os.PathLike) -> dict[str, dict]:
         items = {name: _read_arrays(step / name) for name in (WEIGHTS, DEAD) if (step / name).is_dir()}
         _compare(meta["arrays"], items)
     except Exception as error:  # whatever Orbax meets in a damaged step
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{step} cannot be read: {reason}; give another step of {step.parent}") from error
+        raise CheckpointError(f"{step} cannot be read: {_reason(error)}; give another step of {step.parent}") from error
     return items
 
 
@@ -271,6 +290,11 @@ def _checksum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.sum((words + jnp.uint32(1)) * factor, dtype=jnp.uint32)
 
     return tuple(map(total, MULTIPLIERS))
+
+
+def _reason(error: Exception) -> str:
+    """Its message in one line, not too long."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _digest(meta: Mapping) -> str:

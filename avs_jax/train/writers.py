@@ -75,7 +75,11 @@ class JsonLinesWriter:
         os.close(self._file)
 
     def _append(self, step: int, values: Mapping[str, object]) -> None:
-        os.write(self._file, (json.dumps({"step": int(step), **values}) + "\n").encode())
+        line = (json.dumps({"step": int(step), **values}) + "\n").encode()
+        try:
+            os.write(self._file, line)
+        except OSError as error:  # a full disk; of a file's number alone it would not say where
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def _open(self, until: float) -> None:
         before = self._path.read_text() if self._path.exists() else ""
