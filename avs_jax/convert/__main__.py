@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from avs_jax import command_line
 from avs_jax import config as configuration
 from avs_jax.convert import ConversionError, parts, read, report
-from avs_jax.convert.output import OutputError, write_checkpoint, write_torch
+from avs_jax.convert.output import OutputError, check_file, check_folder, write_checkpoint, write_torch
 from avs_jax.train.checkpoint import CheckpointError
 from data_pipeline.problems import BadFile
 
@@ -54,6 +54,10 @@ def main(argv: list[str]) -> int:
 
 
 def _convert(source: pathlib.Path, config) -> None:
+    if OUT.value:
+        check_folder(pathlib.Path(OUT.value), OVERWRITE.value)
+    if TO_TORCH.value:
+        check_file(pathlib.Path(TO_TORCH.value), OVERWRITE.value)
     found = parts.convert_part(read(source), config.model, PART.value, PUBLISHER.value)
     print(report.text(found.rows), end="")
     print(report.summary(found.rows))

@@ -19,6 +19,24 @@ class OutputError(ValueError):
     """What a conversion would write is in the way of something else."""
 
 
+def check_folder(folder: pathlib.Path, overwrite: bool) -> None:
+    """Raises OutputError where `write_checkpoint` would: the folder is in the way."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"--out {folder} is a file: give a folder that does not exist yet")
+    is_ours = (folder / REPORT).is_file()
+    if folder.exists() and any(folder.iterdir()) and not (overwrite and is_ours):
+        mend = "add --overwrite to replace that conversion, or give" if is_ours else "it is no conversion of ours; give"
+        raise OutputError(f"--out {folder} is not empty: {mend} another folder")
+
+
+def check_file(path: pathlib.Path, overwrite: bool) -> None:
+    """Raises OutputError where `write_torch` would: the file exists, or its folder does not."""
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise OutputError(f"--to-torch {path} exists: give another name, or --overwrite to replace a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"--to-torch {path}: its folder does not exist; make it first")
+
+
 def write_checkpoint(folder: pathlib.Path, variables: Mapping, meta: Mapping, report: str, overwrite: bool) -> None:
     """Writes variables as a checkpoint that `avs_jax.convert.read` reads, with the report beside it.
 
@@ -31,12 +49,7 @@ def write_checkpoint(folder: pathlib.Path, variables: Mapping, meta: Mapping, re
     Raises:
       OutputError: the folder is in the way; it is left as it is.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"--out {folder} is a file: give a folder that does not exist yet")
-    is_ours = (folder / REPORT).is_file()
-    if folder.exists() and any(folder.iterdir()) and not (overwrite and is_ours):
-        mend = "add --overwrite to replace that conversion, or give" if is_ours else "it is no conversion of ours; give"
-        raise OutputError(f"--out {folder} is not empty: {mend} another folder")
+    check_folder(folder, overwrite)
     statistics = {"batch_stats": variables["batch_stats"]} if variables.get("batch_stats") else {}
     weights = {"params": variables["params"], "model_state": statistics, "ema_params": {}}
     items = {checkpoint.WEIGHTS: weights}
@@ -59,8 +72,5 @@ def write_torch(path: pathlib.Path, state_dict: Mapping[str, np.ndarray], overwr
     Raises:
       OutputError: the file exists, and `overwrite` is not set, or its folder does not exist.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"--to-torch {path} exists: give another name, or --overwrite to replace a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"--to-torch {path}: its folder does not exist; make it first")
+    check_file(path, overwrite)
     torch_file.save(path, dict(state_dict))

@@ -90,7 +90,7 @@ def test_another_sound_is_never_the_cached_one(config, audio):
     np.testing.assert_array_equal(heard["log_mel"], only_batch(config, audio)["log_mel"])
 
 
-def test_another_vggish_is_refused(config, cache, tmp_path):
+def test_another_vggish_is_refused(config, cache):
     params = params_of(cache)
     weights.require_cached_audio({"vggish": params}, config)
     changed = jax.tree.map(lambda x: x, params)

@@ -80,6 +80,10 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, state_dict):
     assert done.returncode == 2
     assert "missing: audio_proj.weight (32, 8)" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "ours").exists() and not (tmp_path / "back.pth").exists()
+    (tmp_path / "back.pth").touch()
+    done = command(tmp_path / "theirs.pth", "--out", tmp_path / "ours", "--to-torch", tmp_path / "back.pth")
+    assert done.returncode == 2 and "back.pth exists" in done.stderr
+    assert not (tmp_path / "ours").exists() and not (tmp_path / "back.pth").stat().st_size
     nowhere = command(tmp_path / "theirs.pth")
     assert nowhere.returncode != 0 and "--out DIR" in nowhere.stdout + nowhere.stderr
 

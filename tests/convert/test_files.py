@@ -11,16 +11,10 @@ from avs_jax import convert
 from avs_jax.convert import safetensors_file
 from data_pipeline import torch_file
 from data_pipeline.problems import BadFile
+from tests.convert.arrays import assert_same
 
 STATE = {"conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bn.num_batches_tracked": np.array(3)}
 PREFIXED = {f"module.{name}": array for name, array in STATE.items()}
-
-
-def assert_same(found, expected=STATE):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +32,18 @@ def assert_same(found, expected=STATE):
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".bin"])
 def test_a_state_dict_is_found_in_its_wrappings(tmp_path, content, ending):
     torch_file.save(tmp_path / f"file{ending}", content)
-    assert_same(convert.read(tmp_path / f"file{ending}"))
+    assert_same(convert.read(tmp_path / f"file{ending}"), STATE)
 
 
 def test_pickled_numpy_arrays_are_read(tmp_path):
     path = tmp_path / "detectron2.pkl"
     path.write_bytes(pickle.dumps({"model": STATE, "__author__": "third_party", "matching_heuristics": True}))
-    assert_same(convert.read(path))
+    assert_same(convert.read(path), STATE)
 
 
 def test_safetensors_are_read(tmp_path):
     safetensors_file.write(tmp_path / "model.safetensors", PREFIXED)
-    assert_same(convert.read(str(tmp_path / "model.safetensors")))
+    assert_same(convert.read(str(tmp_path / "model.safetensors")), STATE)
 
 
 def test_a_prefix_that_only_some_names_have_is_theirs(tmp_path):

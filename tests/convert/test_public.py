@@ -11,6 +11,7 @@ import pytest
 
 from avs_jax import backbones, convert
 from avs_jax.backbones import swin
+from tests.convert.arrays import assert_same
 
 TOLERANCE = 1e-5  # of an output's range
 
@@ -37,13 +38,6 @@ def counted(case):
     }
     counters = {name: np.zeros((), np.int64) for name in shapes if name.endswith("num_batches_tracked")}
     return made | counters | index_buffers(case)
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 FILES = {

@@ -6,6 +6,7 @@ import pytest
 
 from avs_jax.convert import rules
 from avs_jax.convert.rules import CONV, LINEAR, POINTWISE, ConversionError, Dead, Rule
+from tests.convert.arrays import assert_same
 
 TABLE = [
     Rule("conv.weight", (4, 3, 2, 5), ("params/conv/kernel",), CONV),
@@ -27,13 +28,6 @@ def state_dict(seed=0):
     rng = np.random.default_rng(seed)
     floats = {e.source: rng.standard_normal(e.shape, np.float32) for e in TABLE if getattr(e, "dtype", "") != "int64"}
     return floats | {"bn.num_batches_tracked": np.array(7), "index": np.array([5, 6])}
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_every_layout_lies_where_our_modules_look():
