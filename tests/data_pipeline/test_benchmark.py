@@ -4,7 +4,7 @@ import pytest
 
 from data_pipeline import benchmark
 from data_pipeline.benchmark import Cost
-from tests.data_pipeline.test_loader import options, write_set
+from tests.data_pipeline.known_records import options, write_set
 
 
 @pytest.fixture(scope="module")

@@ -1,59 +1,19 @@
-"""Conversion of small synthetic sets: what is written, what is refused, what survives an interruption."""
+"""Conversion of small synthetic sets: what is written, and what is refused."""
 
-import errno
-import fcntl
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipeline import avsbench, convert, loader, records, schema, synthetic, tfrecord
+from data_pipeline import avsbench, convert, loader, records, schema, tfrecord
 from data_pipeline.loader import LoaderOptions
-
-REPOSITORY = Path(__file__).parents[2]
-CLIPS = {"train": 5, "val": 2, "test": 2}
-SIZE = (64, 64)
-TABLES = {"s4": "s4_meta_data.csv", "ms3": "ms3_meta_data.csv", "avss": "metadata.csv"}
+from tests.data_pipeline.conversions import CLIPS, SIZE, contents, run
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    """A raw set of each task."""
-    root = tmp_path_factory.mktemp("raw")
-    for task in TABLES:
-        synthetic.write(task, root / task, CLIPS, SIZE, processes=1)
-    return root
-
-
-def run(raw, out, task="s4", **settings):
-    return convert.convert(task, raw / task, out, **{"processes": 1, "progress": False} | settings)
-
-
-def contents(out):
-    """Every file of a converted set but those that tell the time."""
-    files = (path for path in Path(out).rglob("*") if path.is_file() and path.name not in ("report.json", ".lock"))
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
-
-
-@pytest.fixture(scope="module")
-def whole(raw, tmp_path_factory):
-    """Each task converted without trouble, in one go, by one process."""
-    out = tmp_path_factory.mktemp("whole")
-    for task in TABLES:
-        run(raw, out, task, shards_per_split=2)
-    return out
-
-
-@pytest.mark.parametrize("task", TABLES)
+@pytest.mark.parametrize("task", avsbench.TASKS)
 def test_tfds_reads_what_the_raw_files_hold(raw, whole, task):
     """Through TFDS alone: `builder_from_directory`, its paths, its deserialisation."""
     info = tfds.builder_from_directory(str(records.set_folder(whole, task))).info
@@ -78,7 +38,7 @@ def test_tfds_reads_what_the_raw_files_hold(raw, whole, task):
             np.testing.assert_array_equal(found["audio"], clip.waveform)
 
 
-@pytest.mark.parametrize("task", TABLES)
+@pytest.mark.parametrize("task", avsbench.TASKS)
 def test_the_loader_delivers_what_the_raw_files_hold(raw, whole, task):
     batches = loader.eval_batches(whole, "val", LoaderOptions(task, SIZE, 2))
     (batch,) = batches
@@ -92,44 +52,6 @@ def test_the_loader_delivers_what_the_raw_files_hold(raw, whole, task):
     if task == "s4":
         names = json.loads((records.set_folder(whole, "s4") / "metadata.json").read_text())["categories"]
         assert [names[number] for number in batch["category"]] == [sample.category for sample in samples]
-
-
-def test_processes_and_runs_give_the_same_bytes(raw, whole, tmp_path):
-    run(raw, tmp_path, processes=2, shards_per_split=2)
-    mine = contents(tmp_path)
-    expected = {name: data for name, data in contents(whole).items() if name.startswith("avsbench_s4")}
-    assert mine.keys() == expected.keys()
-    assert mine == expected
-
-
-PARENT_OF_TWO = """
-import fcntl, os, pathlib, sys, time
-from data_pipeline import workers
-
-def wait(folder):
-    with open(pathlib.Path(folder) / f"{os.getpid()}.held", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        pathlib.Path(folder, f"{os.getpid()}.ready").touch()
-        time.sleep(600)
-
-if __name__ == "__main__":
-    list(workers.run(wait, sys.argv[1:] * 2, processes=2))
-"""
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    """Each of two workers holds a lock and waits; the parent is killed, and the locks come free."""
-    (tmp_path / "parent.py").write_text(PARENT_OF_TWO)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), str(tmp_path)], env=environment)
-    while len(list(tmp_path.glob("*.ready"))) < 2:
-        assert parent.poll() is None
-        time.sleep(0.01)
-    parent.kill()
-    parent.wait()
-    for held in tmp_path.glob("*.held"):
-        with open(held) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def test_the_report_counts_and_is_kept(raw, tmp_path):
@@ -151,85 +73,12 @@ def test_a_finished_set_is_left_alone(raw, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != ".lock"} == before
 
 
-def test_a_set_cut_short_does_not_look_whole_and_is_completed(raw, whole, tmp_path, monkeypatch):
-    written = []
-
-    def fail_at_third(shard):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(shard.path)
-        write(shard)
-
-    write = convert.shards.write
-    monkeypatch.setattr(convert.shards, "write", fail_at_third)
-    with pytest.raises(KeyboardInterrupt):
-        run(raw, tmp_path, shards_per_split=2)
-    monkeypatch.undo()
-    with pytest.raises(tfrecord.RecordError, match="the conversion there has not finished: run the same command again"):
-        loader.num_clips(tmp_path, "train")
-    kept = {path: path.stat().st_mtime_ns for path in written}
-    report = run(raw, tmp_path, shards_per_split=2)
-    assert (report.shards_written, report.shards_kept) == (4, 2)
-    assert {path: path.stat().st_mtime_ns for path in written} == kept
-    assert contents(tmp_path).items() <= contents(whole).items()
-
-
-def test_a_conversion_that_was_killed_is_completed(raw, whole, tmp_path):
-    command = [sys.executable, "-m", "data_pipeline.convert", "--dataset", "s4", "--source", str(raw / "s4")]
-    command += ["--out", str(tmp_path), "--processes", "1", "--shards", "2"]
-    process = subprocess.Popen(command, cwd=REPOSITORY)
-    while process.poll() is None and not any(tmp_path.rglob("*.index")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left_behind = records.set_folder(tmp_path, "s4") / ".half.tmp"
-    left_behind.write_bytes(b"of an interrupted write")
-    run(raw, tmp_path, shards_per_split=2)
-    assert not left_behind.exists()
-    assert contents(tmp_path).items() <= contents(whole).items()
-    assert loader.num_clips(tmp_path, "train") == 5
-
-
-@pytest.mark.parametrize("damage", ["shard shorter", "index missing", "index damaged"])
-def test_only_what_is_damaged_is_written_again(raw, whole, tmp_path, damage):
-    run(raw, tmp_path, shards_per_split=2)
-    shard = min(tmp_path.rglob("*-val.tfrecord-?????-of-?????"))
-    match damage:
-        case "shard shorter":
-            os.truncate(shard, shard.stat().st_size - 1)
-        case "index missing":
-            tfrecord.index_path(shard).unlink()
-        case "index damaged":
-            tfrecord.index_path(shard).write_text("{}")
-    report = run(raw, tmp_path, shards_per_split=2)
-    assert (report.shards_written, report.shards_kept) == (1, 5)
-    assert contents(tmp_path).items() <= contents(whole).items()
-
-
-def test_changed_raw_files_are_converted_again_after_an_interruption(raw, tmp_path):
-    source = tmp_path / "raw"
-    shutil.copytree(raw / "s4", source / "s4")
-    run(source, tmp_path / "out")
-    (records.set_folder(tmp_path / "out", "s4") / records.INFO_FILE).unlink()
-    sample = avsbench.find("s4", source / "s4", "val")[1]
-    shutil.copy(sample.frames[0], sample.frames[1])
-    report = run(source, tmp_path / "out")
-    assert (report.shards_written, report.shards_kept) == (1, 2)
-
-
 def test_another_complete_set_is_never_overwritten(raw, tmp_path):
     run(raw, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(convert.ConvertError, match=r"holds a complete set made from other data.*left as it is"):
         run(raw, tmp_path, shards_per_split=2)
     assert contents(tmp_path) == before
-
-
-def test_shards_of_another_plan_are_removed(raw, whole, tmp_path):
-    run(raw, tmp_path)
-    (records.set_folder(tmp_path, "s4") / records.INFO_FILE).unlink()
-    run(raw, tmp_path, shards_per_split=2)
-    assert contents(tmp_path).items() <= contents(whole).items()
 
 
 def test_damaged_clips_are_all_listed_before_any_work(raw, tmp_path):
@@ -258,60 +107,6 @@ def test_a_set_of_damaged_clips_only_is_refused_even_with_skip(raw, tmp_path):
     shutil.rmtree(source / "ms3" / "ms3_data" / "gt_masks")
     with pytest.raises(avsbench.DataError, match="45 problems"):
         run(source, tmp_path / "out", "ms3", skip_damaged=True)
-
-
-def test_a_full_disk_is_one_clear_error_and_loses_nothing(raw, whole, tmp_path):
-    """The limit on the size of a file makes the kernel refuse in the middle of a write, as a full disk does."""
-    largest = records.set_folder(whole, "s4") / "avsbench_s4-train.tfrecord-00001-of-00002"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest.stat().st_size + 1000, hard))
-    try:
-        with pytest.raises(convert.ConvertError) as error:
-            run(raw, tmp_path, shards_per_split=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    folder = records.set_folder(tmp_path, "s4")
-    assert str(error.value) == (
-        f"cannot write to {folder}: File too large; free some space or choose another --out. "
-        "0 of 6 shards are complete and kept: the same command goes on from there"
-    )
-    assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert run(raw, tmp_path, shards_per_split=2).shards_written == 6
-
-
-def test_shards_from_before_the_disk_was_full_are_kept(raw, tmp_path, monkeypatch):
-    calls = []
-
-    def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) > 4:  # a shard and its index take one each
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(convert.ConvertError, match=r"No space left on device; free some space.*2 of 6 shards are"):
-        run(raw, tmp_path, shards_per_split=2)
-    monkeypatch.undo()
-    assert not list(tmp_path.rglob(".*.tmp"))
-    assert run(raw, tmp_path, shards_per_split=2).shards_kept == 2
-
-
-def test_a_folder_that_cannot_be_written_is_one_clear_error(raw, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(convert.ConvertError, match=r"cannot write to .*: Not a directory; check its permissions or"):
-        run(raw, tmp_path / "file")
-
-    def read_only(*_, **__):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(Path, "mkdir", read_only)
-    with pytest.raises(convert.ConvertError, match=r"cannot write to .*: Read-only file system; check its permissions"):
-        run(raw, tmp_path / "out")
-
-
-def test_two_conversions_do_not_write_to_one_folder(raw, tmp_path):
-    with convert._alone(records.set_folder(tmp_path, "s4")):
-        with pytest.raises(convert.ConvertError, match="another conversion is writing to"):
-            run(raw, tmp_path)
 
 
 def test_shards_are_shared_out_by_size_and_number(raw):

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline import batch, clips, loader, packing
 from data_pipeline.batch import FIELDS
-from tests.data_pipeline.test_loader import assert_same, options, take, write_set
+from tests.data_pipeline.known_records import assert_same, options, take, write_set
 
 CLIPS = {"train": 6, "test": 7}
 
