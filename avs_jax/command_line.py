@@ -12,7 +12,7 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the flags, for `app.run(flags_parser=parse)`; exits with 2 where one is unknown or has a wrong value."""
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, TypeError, ValueError, OSError) as error:  # a typo in a key, a value of the wrong type
+    except (flags.Error, AttributeError, TypeError, ValueError, OSError) as error:  # config_flags raises the latter
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
