@@ -75,6 +75,5 @@ def draw(
     for place, index in worst_and_best(statistics, number).items():
         name = f"clip {index}" if names is None else names[index]
         title = f"{place.replace('_', ' ')}: {name}, J {scores[index]:.3f}"
-        parts = dataclasses.asdict(examples[index])
-        pictures[place] = visualize.panel(**parts, num_classes=statistics.num_classes, title=title)
+        pictures[place] = visualize.panel(**vars(examples[index]), num_classes=statistics.num_classes, title=title)
     return pictures

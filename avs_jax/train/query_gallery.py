@@ -28,7 +28,7 @@ class QueryGallery:
         chosen: of `gallery.worst_and_best`, the clips' indices.
         """
         settings = options(self._config, training=False)
-        names = loader.clip_names(self._config.data.records, split)
+        names = loader.clip_names(self._config.data.records, split, settings.task)
         clips = loader.read_clips(self._config.data.records, split, settings, chosen.values())
         classes, pictures = self._config.model.num_classes, {}
         for (place, index), clip in zip(chosen.items(), clips, strict=True):
