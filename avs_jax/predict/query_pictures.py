@@ -17,6 +17,7 @@ from avs_jax import models
 from avs_jax.losses.vct import S4_PROTOTYPES
 from avs_jax.predict import visualize
 from data_pipeline import labels
+from data_pipeline.batch import IGNORE
 
 _SHOWN = 5  # queries
 _GAP, _LABELS, _TEXT = 4, 132, 16  # pixels: between tiles, for the names of rows, for a line of text
@@ -90,16 +91,18 @@ def panel(
       (height, width, 3) uint8.
     """
     tile = (max(1, round(tile_width * frame.shape[0] / frame.shape[1])), tile_width)
-    small = _resize(frame, tile)
+    small = visualize.resize(frame, tile, Image.Resampling.BILINEAR)
     colours = query_colours(1 + max(view.queries.max(), 0 if view.groups is None else view.groups.max()))
     first = ("frame", [small])
     if view.groups is not None:
-        claimed = grouping_map(small, _nearest(view.groups, tile), colours)
+        groups = visualize.resize(view.groups.astype(np.int32), tile, Image.Resampling.NEAREST)
+        claimed = grouping_map(small, groups, colours)
         first = (f"frame, pixels: claimed by {len(np.unique(view.groups))}", [small, claimed])
     rows = {}
     for k, query in enumerate(view.queries):
         name = f"query {query}: {_class_name(view.classes[k], num_classes)} {view.confidence[k]:.2f}"
-        rows[name] = [mask_map(small, _resize(mask, tile), colours[query]) for mask in view.masks[:, k]]
+        masks = [visualize.resize(mask, tile, Image.Resampling.BILINEAR) for mask in view.masks[:, k]]
+        rows[name] = [mask_map(small, mask, colours[query]) for mask in masks]
     picture = _compose(first, rows, title)
     if view.similarity is None:
         return picture
@@ -151,7 +154,7 @@ def prototype_names(number: int) -> list[str]:
 def heard(category: int, truth: np.ndarray, num_classes: int) -> set[int]:
     """The prototypes that a frame truly sounds like: S4's of its clip's `category`, or the classes of its `truth`."""
     if num_classes > 1:
-        return set(np.unique(truth).tolist()) - {visualize.IGNORE}
+        return set(np.unique(truth).tolist()) - {IGNORE}
     return {S4_PROTOTYPES[category]} if category >= 0 else set()
 
 
@@ -184,11 +187,3 @@ def _below(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
     width = max(upper.shape[1], lower.shape[1])
     wide = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in (upper, lower)]
     return np.concatenate(wide)
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-def _nearest(indices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(indices.astype(np.int32)).resize(size[::-1], Image.Resampling.NEAREST))

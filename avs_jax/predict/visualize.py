@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline import labels
+from data_pipeline.batch import IGNORE
 
-IGNORE = 255  # the index of pixels that are neither object nor background
 SOUNDING = (255, 64, 48)
 GREY = (128, 128, 128)
 # Black, violet, red, yellow, white: brighter is louder, and no hue is needed to tell.
@@ -38,6 +38,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray, colours: np.ndarray, opacity: f
       frame: (H,W,3) uint8.
       mask: (H,W) class indices, 0 background, 255 ignored.
       colours: (classes, 3) uint8, by index.
+      opacity: of what is painted inside the outline, from 0 to 1.
 
     Returns:
       (H,W,3) uint8.
@@ -69,7 +70,7 @@ def spectrogram(log_mel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     level = np.clip((loudness - QUIETEST) / (LOUDEST - QUIETEST), 0, 1)
     stops = np.linspace(0, 1, len(LOUDNESS))
     rgb = np.stack([np.interp(level, stops, channel) for channel in LOUDNESS.T], -1)
-    return _resize(np.rint(rgb).astype(np.uint8), size, Image.Resampling.BILINEAR)
+    return resize(np.rint(rgb).astype(np.uint8), size, Image.Resampling.BILINEAR)
 
 
 def panel(
@@ -104,10 +105,10 @@ def panel(
     blank = np.full((*tile, 3), 235, np.uint8)
 
     def paint(masks: np.ndarray) -> list[np.ndarray]:
-        return [_resize(overlay(frame, mask, colours), tile) for frame, mask in zip(frames, masks, strict=True)]
+        return [resize(overlay(frame, mask, colours), tile) for frame, mask in zip(frames, masks, strict=True)]
 
     rows = {
-        "frame": [_resize(frame, tile) for frame in frames],
+        "frame": [resize(frame, tile) for frame in frames],
         "truth": [image if real else blank for image, real in zip(paint(truth), annotated, strict=True)],
         "prediction": paint(prediction),
     }
@@ -162,8 +163,7 @@ def outline(indices: np.ndarray) -> np.ndarray:
     return np.any([neighbour != indices for neighbour in neighbours], axis=0)
 
 
-def _resize(
-    image: np.ndarray, size: tuple[int, int], method: Image.Resampling = Image.Resampling.BICUBIC
-) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], method: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A picture (H,W[,3]), of a type that Pillow has, at another size: height and width."""
     height, width = size
     return np.asarray(Image.fromarray(image).resize((width, height), method))
