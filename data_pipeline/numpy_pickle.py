@@ -68,8 +68,13 @@ def _read(dtype: Any, data: Any, shape: Any, order: Any) -> np.ndarray:
     return dtype.read(data, shape, order)
 
 
-def _from_buffer(data: bytes, dtype: Type, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return _read(dtype, data, shape, order)
+def _from_buffer(data: bytes, dtype: Type, shape: tuple[int, ...], order: str, axes: Any = None) -> np.ndarray:
+    if order != "K":
+        return _read(dtype, data, shape, order)
+    array = _read(dtype, data, shape, "C")  # as it lies in memory; its axes are moved
+    if sorted(naturals(axes)) != list(range(array.ndim)):
+        raise BadPickle("has an array whose axes are none")
+    return array.transpose(axes)
 
 
 def _scalar(dtype: Type, data: bytes | str) -> np.generic:

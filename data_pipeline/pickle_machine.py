@@ -154,7 +154,7 @@ class PickleMachine:
     def get(self, index: int) -> None:
         self._stack.append(self._memo[index])
 
-    def line_number(self) -> int:
+    def number_on_line(self) -> int:
         return int(self.source.line(MAX_NUMBER))
 
     def push_global(self) -> None:
@@ -227,11 +227,11 @@ _BY_NAME: dict[bytes, Callable[[PickleMachine], Any]] = {
     pickle.APPENDS: lambda machine: machine.extend(machine.pop_mark()),
     pickle.SETITEM: PickleMachine.set_item,
     pickle.SETITEMS: lambda machine: machine.update(machine.pop_mark()),
-    pickle.PUT: lambda machine: machine.put(machine.line_number()),
+    pickle.PUT: lambda machine: machine.put(machine.number_on_line()),
     pickle.BINPUT: lambda machine: machine.put(machine.source.unsigned(1)),
     pickle.LONG_BINPUT: lambda machine: machine.put(machine.source.unsigned(4)),
     pickle.MEMOIZE: PickleMachine.memoize,
-    pickle.GET: lambda machine: machine.get(machine.line_number()),
+    pickle.GET: lambda machine: machine.get(machine.number_on_line()),
     pickle.BINGET: lambda machine: machine.get(machine.source.unsigned(1)),
     pickle.LONG_BINGET: lambda machine: machine.get(machine.source.unsigned(4)),
     pickle.GLOBAL: PickleMachine.push_global,
