@@ -109,7 +109,7 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
       (n,) or (n, 2) int16 samples, and the rate in Hz. Files of another depth are converted to 16 bits.
 
     Raises:
-      BadFile: missing, not audio, no samples, or more than two channels.
+      BadFile: missing, not audio, no samples, samples that are not finite, or more than two channels.
     """
     try:
         content = io.BytesIO(places.at(path).read_bytes()) if places.is_remote(path) else path
@@ -124,6 +124,8 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
         raise BadFile(path, f"is no readable audio ({error})", mend) from error
     if len(samples) == 0:
         raise BadFile(path, "has 0 samples", RESTORE)
+    if samples.dtype != np.int16 and not np.isfinite(samples).all():
+        raise BadFile(path, "has samples that are not finite", RESTORE)
     if samples.ndim == 2 and samples.shape[1] > 2:
         mend = f"mix it down, for example with: ffmpeg -i {Path(path).name} -ac 1 mono.wav"
         raise BadFile(path, f"has {samples.shape[1]} channels where one or two are expected", mend)
@@ -133,11 +135,16 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
 def read_mono_16k(path: str | Path) -> np.ndarray:
     """Reads an audio file as the front end hears it: (n,) float64 in [-1, 1], mono, 16 kHz. Raises BadFile."""
     samples, rate = read_wav(path)
-    return to_mono_16k(samples / _INT16_SCALE, rate)
+    return to_mono_16k(from_int16(samples), rate)
+
+
+def from_int16(samples: np.ndarray) -> np.ndarray:
+    """16-bit values as samples in [-1, 1): (n,) or (n, channels) int16 -> the same shape, float64."""
+    return samples / _INT16_SCALE
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1] as 16-bit values, clipped."""
+    """Samples in [-1, 1] as 16-bit values, clipped: (n,) or (n, channels) -> the same shape, int16."""
     return np.clip(np.rint(waveform * _INT16_SCALE), -32768, 32767).astype(np.int16)
 
 

@@ -96,7 +96,7 @@ def log_mel(condition: AudioCondition, record: Record, index: int, padding: str)
                 f"audio={condition.kind}: clip {record.name} has no waveform in these records: put the data set's "
                 "audio_wav folder beside its other files and convert again"
             )
-        waveform = record.audio / 32768.0
+        waveform = audio.from_int16(record.audio)
         if condition.kind == "noise":
             waveform = _add_noise(waveform, condition.value, np.random.default_rng(index))
         else:

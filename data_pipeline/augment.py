@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline import colour
+from data_pipeline.batch import IGNORE
 
 Size = tuple[int, int]
 Pair = tuple[np.ndarray, np.ndarray]
 Box = tuple[float, float, float, float]
 
 LONGEST = 7 / 3  # of a scaled clip's longer side, in sides of the image: 896 for 384, as published
-PADDING = 128  # of frames; that of masks is 255, ignored
+PADDING = 128  # of frames; that of masks is IGNORE
 
 
 def resize(images: np.ndarray, size: Size, nearest: bool = False, box: Box | None = None) -> np.ndarray:
@@ -112,14 +113,14 @@ def random_colours(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def pad(frames: np.ndarray, masks: np.ndarray, size: Size) -> Pair:
-    """Fills up to `size` on the right and below: frames with grey, masks with 255."""
+    """Fills up to `size` on the right and below: frames with grey, masks with IGNORE."""
     height, width = frames.shape[1:3]
     rows, columns = (0, size[0] - height), (0, size[1] - width)
     if rows[1] == columns[1] == 0:
         return frames, masks
     return (
         np.pad(frames, ((0, 0), rows, columns, (0, 0)), constant_values=PADDING),
-        np.pad(masks, ((0, 0), rows, columns), constant_values=255),
+        np.pad(masks, ((0, 0), rows, columns), constant_values=IGNORE),
     )
 
 

@@ -22,9 +22,7 @@ three, pre-segmented images (see `pre_masks`).
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -243,17 +241,9 @@ def _check_class_list(path: Path) -> None:
 # Checking and reading
 
 
-def check(samples: Sequence[Sample], threads: int | None = None) -> list[Problem]:
-    """Everything that is missing or damaged in the clips' files, in the clips' order: every file is decoded.
-
-    Args:
-      samples: of `find`.
-      threads: how many decode, as many as there are processors unless given.
-    """
-    if len(samples) < 2:
-        return [problem for sample in samples for problem in _check_sample(sample)]
-    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return list(itertools.chain.from_iterable(pool.map(_check_sample, samples)))
+def check(samples: Sequence[Sample]) -> list[Problem]:
+    """Everything that is missing or damaged in the clips' files, in the clips' order: every file is decoded."""
+    return [problem for sample in samples for problem in _check_sample(sample)]
 
 
 def read(sample: Sample) -> Clip:
@@ -278,14 +268,17 @@ def read(sample: Sample) -> Clip:
 def _check_sample(sample: Sample) -> list[Problem]:
     findings = Findings(sample.name)
     frames = [findings.attempt(rawfiles.read_image, path) for path in sample.frames]
+    sizes = [(path, frame.size) for path, frame in zip(sample.frames, frames, strict=True) if frame is not None]
+    for path, size in sizes[1:]:
+        if size != sizes[0][1]:
+            _add_other_size(findings, path, size, "the clip's first frame", sizes[0][1])
     for path, frame in zip(sample.masks, frames, strict=False):
         mask = findings.attempt(rawfiles.read_image, path)
         if mask is None:
             continue
         findings.attempt(rawfiles.mask_indices, mask, path, sample.task)
         if frame is not None and frame.size != mask.size:
-            (w, h), (width, height) = mask.size, frame.size
-            findings.add(path, f"is {w} x {h} where its frame is {width} x {height}", RESTORE)
+            _add_other_size(findings, path, mask.size, "its frame", frame.size)
     for path in sample.pre_masks:
         findings.attempt(rawfiles.read_image, path)
     if sample.log_mel is not None:
@@ -294,6 +287,11 @@ def _check_sample(sample: Sample) -> list[Problem]:
     if sample.log_mel is None and heard is not None:
         findings.attempt(rawfiles.check_length, heard, sample.wav, sample.num_frames)
     return findings.problems
+
+
+def _add_other_size(findings: Findings, path: Path, size: tuple, other: str, other_size: tuple) -> None:
+    (w, h), (width, height) = size, other_size
+    findings.add(path, f"is {w} x {h} where {other} is {width} x {height}", RESTORE)
 
 
 def _read_mask(path: Path, task: str) -> np.ndarray:

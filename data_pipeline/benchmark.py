@@ -60,7 +60,7 @@ def measure(records: str, split: str, options: LoaderOptions, clips: int) -> Cos
     number = min(clips, len(raw))
     if not number:
         raise LoaderError(f"split {split!r} of {opened.folder} has no clips")
-    name = augment.published_preprocess(options.task, True) if options.preprocess == "published" else options.preprocess
+    preprocess = augment.PREPROCESS[options.preprocessing(training=True)]
     for index in range(min(3, number)):  # libraries load, files open
         source.finish(source[index])
     spent, pictures = dict.fromkeys(("clip", *PARTS), 0.0), 0
@@ -75,7 +75,7 @@ def measure(records: str, split: str, options: LoaderOptions, clips: int) -> Cos
             masks = [decode_mask(data) for data in record.masks[: options.frames]]
         pictures += len(frames) + len(masks)
         with _timed(spent, "resize"):
-            augment.PREPROCESS[name](
+            preprocess(
                 np.stack(frames), np.stack(masks or [np.zeros(frames[0].shape[:2], np.uint8)]), options.image_size
             )
         with _timed(spent, "clip"):
@@ -141,6 +141,13 @@ def report(cost: Cost, options: LoaderOptions, say: Callable[[str], None] = prin
         say(f"  {backbone:<10} {device:<6}{frames:8.0f} frames/s {clips:8.0f} clips/s {cores:8.1f} cores")
 
 
+def _numbers(text: str) -> list[int]:
+    parts = [part for part in text.split(",") if part]
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"give whole numbers with commas between them, not {text!r}")
+    return list(map(int, parts))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipeline.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("records", help="a converted set")
@@ -151,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--packed", action="store_true", help="annotated frames alone, as AVSS trains")
     parser.add_argument("--flip", action="store_true", help="mirror half of the clips")
     parser.add_argument("--clips", type=int, default=200, help="to time by part (200)")
-    parser.add_argument("--workers", default="0,1,2", help="numbers of processes to time the loader with (0,1,2)")
+    parser.add_argument("--workers", type=_numbers, default="0,1,2", help="of the loader, to time (0,1,2)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each of them (5)")
     parser.add_argument("--consumption", type=float, help="clips/s that training takes, to compare with")
     values = parser.parse_args(arguments)
@@ -167,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flip=values.flip,
         )
         report(measure(values.records, values.split, dataclasses.replace(options, flip=False), values.clips), options)
-        for workers in map(int, filter(None, values.workers.split(","))):
+        for workers in values.workers:
             rate = delivered(
                 values.records, values.split, dataclasses.replace(options, workers=workers), values.seconds
             )

@@ -53,14 +53,11 @@ class ClipSource:
         self._options = options
         self._audio = audio_conditions.AudioCondition.parse(options.audio)
         self._numbers = {name: number for number, name in enumerate(opened.categories)}
-        name = options.preprocess
-        if name == "published":
-            name = augment.published_preprocess(options.task, training)
         self._crops = training and options.min_crop < 1
         self._scales = options.scales if training else ()
         self._colours = training and options.colour
         self._flips = training and options.flip
-        self._preprocess = None if self._crops or self._scales else augment.PREPROCESS[name]
+        self._preprocess = None if self._crops or self._scales else augment.PREPROCESS[options.preprocessing(training)]
         self._cache: dict[int, dict] | None = {} if options.cache else None
 
     def __getstate__(self) -> dict:  # what goes to worker processes

@@ -74,6 +74,8 @@ class LoaderOptions:
             raise LoaderError(f"scales={self.scales} are not above 0, or min_crop={self.min_crop} crops as well")
         if any(not 1 <= each <= self.frames for each in self.packed_frames):
             raise LoaderError(f"packed_frames={self.packed_frames}: frames a clip, from 1 to {self.frames}")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise LoaderError(f"num_frames={self.num_frames} is not positive")
         if min(*self.image_size, self.batch_size) < 1:
             raise LoaderError(f"image_size={self.image_size} and batch_size={self.batch_size} must be positive")
 
@@ -81,6 +83,10 @@ class LoaderOptions:
     def frames(self) -> int:
         """T of the batches."""
         return 1 if self.supervised_frames_only else self.num_frames or _FRAMES[self.task]
+
+    def preprocessing(self, training: bool) -> str:
+        """The name of the preprocessing, the task's own where the published one is asked for."""
+        return augment.published_preprocess(self.task, training) if self.preprocess == "published" else self.preprocess
 
     @property
     def hears_embeddings(self) -> bool:

@@ -94,15 +94,20 @@ def read_bytes(path: Path) -> bytes:
 def read_table(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """A csv file's column names, and its rows with their line numbers; blank lines are left out.
 
-    Raises: BadFile where the file is missing, is not text, has no rows, lacks one of `columns`, or has a row that is
-    shorter than the header.
+    Raises: BadFile where the file is missing, is not text or no csv, has no rows, lacks one of `columns`, or has a row
+    that is shorter than the header.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadFile(path, f"is not UTF-8 text ({error.reason})", "save the table as UTF-8 csv") from error
     reader = csv.reader(text.splitlines())
-    header = [name.strip() for name in next(reader, [])]
+    try:
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        what = f"line {reader.line_num} cannot be read as csv ({error})"
+        raise BadFile(path, what, "correct the line (is a quotation mark left open?)") from error
+    header = [name.strip() for name in lines[0][1]] if lines else []
     missing = [name for name in columns if name not in header]
     if missing:
         raise BadFile(
@@ -112,16 +117,16 @@ def read_table(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tupl
             "use the table that the data set was published with, or add the column",
         )
     rows = []
-    for row in reader:
+    for line, row in lines[1:]:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) < len(header):
             raise BadFile(
                 path,
-                f"line {reader.line_num} has {len(row)} cells where the header has {len(header)}",
+                f"line {line} has {len(row)} cells where the header has {len(header)}",
                 "complete the line, or remove it",
             )
-        rows.append((reader.line_num, {name: cell.strip() for name, cell in zip(header, row, strict=False)}))
+        rows.append((line, {name: cell.strip() for name, cell in zip(header, row, strict=False)}))
     if not rows:
         raise BadFile(path, "lists no clips", "use the table that the data set was published with")
     return header, rows

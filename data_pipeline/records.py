@@ -78,8 +78,11 @@ def open_set(records: str | os.PathLike, task: str | None = None) -> RecordSet:
       task: picks one where several sets lie side by side.
 
     Raises:
-      RecordError: there is no whole set, more than one, one of another task or of another schema version.
+      RecordError: there is no whole set, more than one, one of another task or of another schema version, or the set
+        is not on a disk of this machine.
     """
+    if places.is_remote(records):
+        raise RecordError(f"{records}: records are read from this machine's disks only: copy them to a folder")
     folder = _locate(Path(records), task)
     try:
         info = tfds.builder_from_directory(os.fspath(folder)).info
@@ -93,10 +96,11 @@ def open_set(records: str | os.PathLike, task: str | None = None) -> RecordSet:
             clips={name: split.num_examples for name, split in info.splits.items()},
             vggish=metadata.get("vggish", ""),
         )
+        version = metadata["schema_version"]
     except (KeyError, ValueError, OSError, json_format.ParseError) as error:
         raise RecordError(f"{folder} was not written by data_pipeline.convert, or is damaged: {error}") from error
-    if metadata["schema_version"] != schema.SCHEMA_VERSION:
-        raise _other_version(folder, metadata["schema_version"])
+    if version != schema.SCHEMA_VERSION:
+        raise _other_version(folder, version)
     if task not in (None, found.task):
         raise RecordError(f"{folder} holds records of task {found.task!r}, not of {task!r}")
     return found

@@ -16,6 +16,7 @@ class Report:
 
     Attributes:
       folder: the converted set.
+      task: "s4", "ms3" or "avss".
       splits: for each split its clips, frames, masks and bytes.
       problems: one line for each thing that is wrong with the raw data; its clips were left out.
       shards_written, shards_kept: kept ones were complete before this run.

@@ -238,10 +238,6 @@ class TFRecordSource:
     def __repr__(self) -> str:  # Grain prints its sources
         return f"TFRecordSource({len(self)} records in {len(self._shards)} shards)"
 
-    @property
-    def shard_lengths(self) -> list[int]:
-        return np.diff(self._starts).tolist()
-
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")

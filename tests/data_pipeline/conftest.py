@@ -42,11 +42,13 @@ def bucket(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def s4(tmp_path_factory):
+    """Records of S4."""
     return write_set(tmp_path_factory.mktemp("s4"), "s4", {"train": 13, "val": 7})
 
 
 @pytest.fixture(scope="session")
 def avss(tmp_path_factory):
+    """Records of AVSS: clips of 10 and of 5 frames, in turns."""
     return write_set(tmp_path_factory.mktemp("avss"), "avss", {"train": 4, "test": 4}, size=(48, 64))
 
 

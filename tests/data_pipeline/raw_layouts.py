@@ -14,7 +14,7 @@ RATE = 16000
 
 
 def image(path, seed, size=SIZE):
-    """A file of smooth noise; the same numbers are its decoded pixels where the format is lossless."""
+    """A file of noise; the same numbers are its decoded pixels where the format is lossless."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path)

@@ -53,6 +53,10 @@ def narrow(path):
     image(path, 0, (6, 8))
 
 
+def not_finite(path):
+    soundfile.write(path, np.array([0.0, np.nan, 0.5]), RATE, subtype="FLOAT")
+
+
 def paint_grey_one(path):
     mask(path, binary(1))
 
@@ -70,6 +74,7 @@ DAMAGES = [
     ("s4", "v0", S4_FRAME, remove, "missing"),
     ("s4", "v0", S4_FRAME, empty, "empty"),
     ("s4", "v0", S4_FRAME, truncate, "cannot be decoded"),
+    ("s4", "v0", S4_FRAME, narrow, "6 x 8 where the clip's first frame is 12 x 8"),
     ("s4", "v1", S4_MASK, remove, "missing"),
     ("s4", "v1", S4_MASK, truncate, "cannot be decoded"),
     ("s4", "v1", S4_MASK, narrow, "6 x 8 where its frame is 12 x 8"),
@@ -81,6 +86,7 @@ DAMAGES = [
     ("ms3", "c", MS3_LOG_MEL, tensor(log_mel(0).astype(np.int64)), "holds int64"),
     ("ms3", "c", MS3_LOG_MEL, tensor(log_mel(0) * np.float32(np.nan)), "not finite"),
     ("ms3", "c", MS3_WAV, wav(0, 1), "0 samples"),
+    ("ms3", "c", MS3_WAV, not_finite, "samples that are not finite"),
     ("avss", "u3", AVSS_FRAME, truncate, "cannot be decoded"),
     ("avss", "u2", AVSS_MASK, remove, "missing"),
     ("avss", "u2", AVSS_MASK, paint_unknown_colour, r"no class has: \(1, 2, 3\)"),
@@ -191,6 +197,14 @@ def test_bad_tables_are_named(tmp_path, task, file, old, new, what):
     with pytest.raises(DataError, match=f"{file}: .*{what}") as error:
         avsbench.find(task, tmp_path)
     assert len(error.value.problems) == 1 and "To mend it: " in str(error.value)
+
+
+def test_a_quotation_mark_left_open_is_named(raw_s4):
+    """All that follows is then one cell, for which the csv module has a limit."""
+    path = raw_s4 / "s4_meta_data.csv"
+    path.write_text(path.read_text().replace("race_car,val", 'race_car,"val') + "more,0,race_car,test\n" * 10_000)
+    with pytest.raises(DataError, match=r"s4_meta_data\.csv: line \d+ cannot be read as csv .*mark left open"):
+        avsbench.find("s4", raw_s4)
 
 
 def test_missing_tables_are_named(tmp_path):

@@ -4,12 +4,7 @@ import pytest
 
 from data_pipeline import benchmark
 from data_pipeline.benchmark import Cost
-from tests.data_pipeline.known_records import options, write_set
-
-
-@pytest.fixture(scope="module")
-def avss(tmp_path_factory):
-    return write_set(tmp_path_factory.mktemp("avss"), "avss", {"train": 4}, size=(48, 64))
+from tests.data_pipeline.known_records import options
 
 
 def test_every_part_is_timed_and_pictures_are_counted(avss):
@@ -52,3 +47,6 @@ def test_what_cannot_be_read_is_one_line(tmp_path, avss, capsys):
     assert "holds no converted set" in capsys.readouterr().err
     assert benchmark.main([str(avss), "--split", "val"]) == 1
     assert "has no split 'val'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main([str(avss), "--workers", "0,all"])
+    assert "give whole numbers with commas between them, not '0,all'" in capsys.readouterr().err

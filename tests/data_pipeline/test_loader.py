@@ -182,6 +182,7 @@ def test_images_are_decoded_as_pillow_does(kind, mode):
         {"preprocess": "stretch"},
         {"min_crop": 0.0},
         {"batch_size": 0},
+        {"num_frames": 0},
         {"scales": (0.0, 1.0)},
         {"scales": (1.0,), "min_crop": 0.5},
     ],

@@ -1,5 +1,7 @@
 """Converted sets on the disk: found, told apart, and refused where they are damaged or of another version."""
 
+import json
+
 import pytest
 
 from data_pipeline import loader, records, schema, tfrecord
@@ -59,6 +61,11 @@ def test_sets_are_found_from_any_of_their_folders(s4, tmp_path):
         loader.eval_batches(folder, "val", options("ms3"))
 
 
+def test_sets_in_a_bucket_are_to_be_copied_first():
+    with pytest.raises(tfrecord.RecordError, match=r"^gs://bucket/records: .*copy them to a folder$"):
+        loader.num_clips("gs://bucket/records", "val")
+
+
 def test_several_sets_side_by_side_are_told_apart_by_task(tmp_path):
     for task in ("s4", "ms3"):
         write_set(tmp_path, task, {"val": 2})
@@ -67,7 +74,7 @@ def test_several_sets_side_by_side_are_told_apart_by_task(tmp_path):
     assert len(loader.eval_batches(tmp_path, "val", options("ms3"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["unfinished", "shard missing", "metadata damaged", "shard replaced"])
+@pytest.mark.parametrize("damage", ["unfinished", "shard missing", "metadata damaged", "no version", "shard replaced"])
 def test_sets_that_are_not_whole_are_refused(tmp_path, damage):
     write_set(tmp_path, "s4", {"val": 4})
     folder = records.set_folder(tmp_path, "s4")
@@ -81,6 +88,11 @@ def test_sets_that_are_not_whole_are_refused(tmp_path, damage):
             expected = f"{shard} is missing; convert the data set again"
         case "metadata damaged":
             (folder / records.INFO_FILE).write_text("{")
+            expected = "was not written by data_pipeline.convert, or is damaged"
+        case "no version":
+            metadata = json.loads((folder / "metadata.json").read_text())
+            del metadata["schema_version"]
+            (folder / "metadata.json").write_text(json.dumps(metadata))
             expected = "was not written by data_pipeline.convert, or is damaged"
         case "shard replaced":
             tfrecord.write_shard(shard, [schema.encode(make_record("s4", "val", 0))], schema.describe)
