@@ -32,10 +32,9 @@ from data_pipeline import audio_cache, avsbench, places, records, shards, worker
 from data_pipeline.problems import BadFile
 from data_pipeline.report import ConvertError, Report, holds_another
 from data_pipeline.synthetic import write as write_synthetic
-from data_pipeline.synthetic_clip import VERSION
+from data_pipeline.synthetic_clip import VERSION, RecipeError
 from data_pipeline.tfrecord import RecordError
 
-TASKS = ("s4", "ms3", "avss")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -124,7 +123,7 @@ def synthetic(
       processes, progress, cache: as for `convert`.
 
     Raises:
-      ConvertError: `out` holds another complete set, or cannot be written.
+      ConvertError: `out` holds another complete set, or cannot be written; or there are no such clips.
     """
     origin = {"synthetic": {"version": VERSION, "clips": dict(clips), "size": list(size), "seed": seed}}
     folder = records.set_folder(out, task)
@@ -136,8 +135,8 @@ def synthetic(
     source = Path(source or Path(out) / f"raw_{task}")
     with _storage_errors([], source):
         try:
-            write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=processes)
-        except FileExistsError as error:
+            write_synthetic(task, source, clips=clips, size=size, seed=seed, processes=processes, progress=progress)
+        except (FileExistsError, RecipeError) as error:
             raise ConvertError(str(error)) from error
     return convert(task, source, out, processes=processes, progress=progress, origin=origin, cache=cache)
 
@@ -165,9 +164,7 @@ def _write(
 ) -> None:
     write = functools.partial(shards.write, cache=cache) if cache else shards.write
     done = clips - sum(len(shard.samples) for shard in todo)
-    with tqdm.tqdm(
-        total=clips, initial=done, desc="converting", unit="clip", disable=None if progress else True
-    ) as bar:
+    with _bar("converting", clips, progress, done) as bar:
         for index, _ in workers.run(write, todo, processes):
             bar.update(len(todo[index].samples))
 
@@ -212,24 +209,31 @@ def _storage_errors(planned: Sequence[shards.Shard], folder: Path | None = None)
         ) from error
 
 
-def _pair(text: str, number: int) -> tuple[int, ...]:
-    values = tuple(int(part) for part in text.replace("x", ",").split(","))
-    if len(values) != number or min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{number} whole numbers are needed, not {text!r}")
-    return values
+def _whole_numbers(text: str, count: int, least: int = 0) -> tuple[int, ...]:
+    """Reads a flag's `count` numbers, with commas or x between them."""
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != count or not all(part.strip().isdecimal() and int(part) >= least for part in parts):
+        what = f"{count} whole numbers" if count > 1 else "a whole number"
+        raise argparse.ArgumentTypeError(f"give {what} of at least {least}, not {text!r}")
+    return tuple(map(int, parts))
+
+
+def _positive(text: str) -> int:
+    return _whole_numbers(text, 1, least=1)[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data_pipeline.convert", description=__doc__.partition("\n")[0])
-    parser.add_argument("--dataset", required=True, choices=(*TASKS, "synthetic"))
-    parser.add_argument("--task", choices=TASKS, default="s4", help="of a synthetic set (default: s4)")
+    parser.add_argument("--dataset", required=True, choices=(*avsbench.TASKS, "synthetic"))
+    parser.add_argument("--task", choices=avsbench.TASKS, default="s4", help="of a synthetic set (default: s4)")
     parser.add_argument("--source", help="raw data in the published layout; synthetic: where to put them")
     parser.add_argument("--out", required=True, help="folder for the records")
     parser.add_argument("--processes", type=int, help="default: one a core")
-    parser.add_argument("--shards", type=int, help="per split (default: by size, about 128 MB each)")
+    parser.add_argument("--shards", type=_positive, metavar="N", help="per split (default: by size, about 128 MB each)")
     parser.add_argument("--on-problem", choices=("stop", "skip"), default="stop", help="with damaged clips")
-    parser.add_argument("--clips", type=lambda text: _pair(text, 3), default=(160, 20, 20), help="train,val,test")
-    parser.add_argument("--size", type=lambda text: _pair(text, 2), default=(224, 224), help="synthetic HEIGHTxWIDTH")
+    three, two = (functools.partial(_whole_numbers, count=count) for count in (3, 2))
+    parser.add_argument("--clips", type=three, default=(160, 20, 20), help="train,val,test")
+    parser.add_argument("--size", type=two, default=(224, 224), help="synthetic HEIGHTxWIDTH")
     parser.add_argument("--seed", type=int, default=0, help="of a synthetic set")
     parser.add_argument("--cache-audio", metavar="VGGISH", help="its weights: stores their audio embeddings as well")
     parser.add_argument("--runner", choices=("local", "beam"), default="local", help="what does the work")
@@ -251,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(flags: argparse.Namespace) -> Report | None:
     cache = audio_cache.load(flags.cache_audio) if flags.cache_audio else None
     if flags.dataset == "synthetic":
-        clips = dict(zip(("train", "val", "test"), flags.clips, strict=True))
+        clips = dict(zip(avsbench.SPLITS, flags.clips, strict=True))
         where = {"source": flags.source, "processes": flags.processes, "cache": cache}
         return synthetic(flags.task, flags.out, clips=clips, size=flags.size, seed=flags.seed, **where)
     common = {"shards_per_split": flags.shards, "skip_damaged": flags.on_problem == "skip", "cache": cache}

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_pipeline import audio, labels, torch_file, workers
 from data_pipeline.synthetic_bound import bound
-from data_pipeline.synthetic_clip import SAMPLE_RATE, SPLITS, TASKS, VERSION, Clip, make_clip
+from data_pipeline.synthetic_clip import SAMPLE_RATE, SPLITS, TASKS, VERSION, Clip, RecipeError, check, make_clip
 
 __all__ = ["Clip", "bound", "main", "make_clip", "write"]
 
@@ -43,6 +43,7 @@ def write(
     size: tuple[int, int] = (224, 224),
     seed: int = 0,
     processes: int | None = None,
+    progress: bool = True,
 ) -> None:
     """Writes a raw data set, or does nothing where this very set already is.
 
@@ -57,16 +58,17 @@ def write(
       seed: of the set. The files do not depend on the number of processes.
       processes: how many write, one for each core if None. With more than one, the program's own start must be behind
         `if __name__ == "__main__":`, as for any use of `multiprocessing`.
+      progress: show a progress bar on a terminal.
 
     Raises:
-      ValueError: for an unknown task or split, or a negative number of clips.
+      RecipeError: for an unknown task or split, a negative number of clips or none at all, or a seed or size that
+        `make_clip` refuses; nothing is written then.
       FileExistsError: if root holds another set of this task, synthetic or real.
     """
     root = Path(root)
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}; use one of {', '.join(TASKS)}")
-    if not set(clips) <= set(SPLITS) or min(clips.values(), default=0) < 0:
-        raise ValueError(f"clips is {dict(clips)}; give numbers >= 0 for {', '.join(SPLITS)}")
+    check(task, SPLITS[0], 0, seed, size)
+    if not set(clips) <= set(SPLITS) or min(clips.values(), default=0) < 0 or not any(clips.values()):
+        raise RecipeError(f"clips is {dict(clips)}; give numbers >= 0 for {', '.join(SPLITS)}, not all of them 0")
     table, recipe = root / _TABLES[task], root / "synthetic.json"
     counts = {split: clips.get(split, 0) for split in SPLITS}
     wanted = {"version": VERSION, "task": task, "clips": counts, "size": list(size), "seed": seed}
@@ -79,8 +81,8 @@ def write(
     _folder(root)
     recipe.write_text(json.dumps(wanted, indent=1))
     written = workers.run(work, jobs, processes, chunk=4)
-    progress = tqdm(written, total=len(jobs), desc=f"writing {task}", unit="clip", disable=None)
-    rows = [row for _, row in sorted(progress)]
+    shown = tqdm(written, total=len(jobs), desc=f"writing {task}", unit="clip", disable=None if progress else True)
+    rows = [row for _, row in sorted(shown)]
     if task == "avss":
         (root / "label2idx.json").write_text(
             json.dumps({name: i for i, name in enumerate(labels.AVSS_CLASSES)}, indent=1)
@@ -147,9 +149,9 @@ def _save_image(path: Path, pixels: np.ndarray) -> None:
 def _save_sound(data: Path, inner: Path, clip: Clip) -> None:
     """Writes the wav and the pickled (5, 1, 96, 64) log-mel of an S4 or MS3 clip."""
     _save_wav(_folder(data / "audio_wav" / inner) / f"{clip.name}.wav", clip.waveform)
-    examples = audio.log_mel(clip.waveform / 32768.0, SAMPLE_RATE)[:, None]
+    examples = audio.log_mel(audio.from_int16(clip.waveform), SAMPLE_RATE)[:, None]
     path = _folder(data / "audio_log_mel" / inner) / f"{clip.name}.pkl"
-    torch_file.save_pickled_tensor(path, examples, requires_grad=True)
+    torch_file.save_pickled_tensor(path, examples)
 
 
 def _save_wav(path: Path, waveform: np.ndarray) -> None:
@@ -170,8 +172,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=None, help="default: one for each CPU")
     options = parser.parse_args(arguments)
     clips = {split: getattr(options, split) for split in SPLITS}
-    write(options.task, options.out, clips, tuple(options.size), options.seed, options.processes)
-    print(f"wrote {', '.join(f'{n} {split}' for split, n in clips.items())} clips of {options.task} to {options.out}")
+    try:
+        write(options.task, options.out, clips, tuple(options.size), options.seed, options.processes)
+    except (FileExistsError, RecipeError) as error:
+        parser.error(str(error))
+    print(f"{options.out} holds {', '.join(f'{n} {split}' for split, n in clips.items())} clips of {options.task}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from data_pipeline.synthetic_clip import SPLITS, TASKS, Clip, make_clip
+from data_pipeline.synthetic_clip import SPLITS, TASKS, Clip, RecipeError, make_clip
 
 
 def bound(clips: Iterable[Clip]) -> float:
@@ -36,7 +36,7 @@ def bound(clips: Iterable[Clip]) -> float:
       The mean over all annotated frames of the best expected IoU, in 0..1.
 
     Raises:
-      ValueError: if there is no annotated frame.
+      RecipeError: if there is no annotated frame.
     """
     frames = []  # (areas of the visible objects, how many of them sound)
     counts = defaultdict(Counter)
@@ -47,7 +47,7 @@ def bound(clips: Iterable[Clip]) -> float:
             frames.append(areas[visible])
             counts[int(visible.sum())][int(sounding[visible].sum())] += 1
     if not frames:
-        raise ValueError("clips holds no annotated frame; give at least one clip")
+        raise RecipeError("clips holds no annotated frame; give at least one clip")
     return float(np.mean([best_expected_iou(areas, _shares(counts[len(areas)], len(areas))) for areas in frames]))
 
 
@@ -89,7 +89,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     made = (make_clip(options.task, options.split, i, options.seed, tuple(options.size)) for i in range(options.clips))
-    print(f"{options.task} {options.split}, {options.clips} clips: without sound, J is at most {bound(made):.3f}")
+    try:
+        limit = bound(made)
+    except RecipeError as error:
+        parser.error(str(error))
+    print(f"{options.task} {options.split}, {options.clips} clips: without sound, J is at most {limit:.3f}")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ _SOFT = 0.1  # level of a soft sound from off screen, as a share of the source's
 _LOUDNESS = (0.03, 0.09)  # root mean square of one source, full scale 1
 
 
+class RecipeError(ValueError):
+    """Clips that cannot be made; the message says what to give instead."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Clip:
     """A clip with its truth. T frames of H x W pixels, N objects on screen.
@@ -81,9 +85,9 @@ def make_clip(task: str, split: str, index: int, seed: int = 0, size: tuple[int,
       size: height and width of the frames in pixels, at least 16; the scene does not depend on it.
 
     Raises:
-      ValueError: for an unknown task or split, or an index, seed or size out of range.
+      RecipeError: for an unknown task or split, or an index, seed or size out of range.
     """
-    _check(task, split, index, seed, size)
+    check(task, split, index, seed, size)
     subset = SUBSETS[index % 3] if task == "avss" else ""
     single = task == "s4" or subset == "v1s"
     num_frames = 10 if subset == "v2" else 5
@@ -118,15 +122,16 @@ def make_clip(task: str, split: str, index: int, seed: int = 0, size: tuple[int,
     )
 
 
-def _check(task: str, split: str, index: int, seed: int, size: tuple[int, int]) -> None:
+def check(task: str, split: str, index: int, seed: int, size: tuple[int, int]) -> None:
+    """Raises RecipeError where `make_clip` cannot make a clip of these arguments."""
     if task not in TASKS:
-        raise ValueError(f"task is {task!r}; use one of {', '.join(TASKS)}")
+        raise RecipeError(f"task is {task!r}; use one of {', '.join(TASKS)}")
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
+        raise RecipeError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     if index < 0 or seed < 0:
-        raise ValueError(f"index is {index}, seed is {seed}; neither may be negative")
+        raise RecipeError(f"index is {index}, seed is {seed}; neither may be negative")
     if len(size) != 2 or min(size) < 16:
-        raise ValueError(f"size is {size}; give height and width, at least 16 pixels each")
+        raise RecipeError(f"size is {size}; give height and width, at least 16 pixels each")
 
 
 def _permutation(rng: np.random.Generator, n: int) -> np.ndarray:

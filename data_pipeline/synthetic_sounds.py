@@ -38,7 +38,7 @@ def tone(table: np.ndarray, hertz: np.ndarray | float, n: int, phase: float = 0.
 
 @functools.cache
 def _noise_bank(band: str) -> np.ndarray:
-    """Three turns of a periodic noise of a band, of standard deviation near 1/3. The filter has integer taps: exact."""
+    """Four turns of a periodic noise of a band, of standard deviation near 1/3. The filter has integer taps: exact."""
     low, high = (edge / SAMPLE_RATE for edge in _BANDS[band])
     centre = np.arange(-96, 97)
     kernel = 2 * high * np.sinc(2 * high * centre) - 2 * low * np.sinc(2 * low * centre)

@@ -45,8 +45,8 @@ def save(path: str | os.PathLike, obj: Any) -> None:
         _write_entry(archive, file, "version", b"3\n")
 
 
-def save_pickled_tensor(path: str | os.PathLike, array: np.ndarray, requires_grad: bool = True) -> None:
-    """Writes what `pickle.dump(tensor, file)` writes, the form of AVSBench's log-mels: a tensor, not torch.save's file.
+def save_pickled_tensor(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes what `pickle.dump(tensor, file)` writes of a tensor that requires gradients, as AVSBench's log-mels are.
 
     Raises: TypeError for an element type that PyTorch has no storage for.
     """
@@ -56,7 +56,7 @@ def save_pickled_tensor(path: str | os.PathLike, array: np.ndarray, requires_gra
     stream = header + stored + pickle.dumps(["0"], 2) + struct.pack("<q", array.size) + _raw(array).tobytes()
     storage = _global("torch.storage", "_load_from_bytes") + _tuple(_plain(stream)) + pickle.REDUCE
     with _whole(Path(path)) as file:
-        file.write(_PROTOCOL_3 + _tensor(storage, array, requires_grad) + pickle.STOP)
+        file.write(_PROTOCOL_3 + _tensor(storage, array, requires_grad=True) + pickle.STOP)
 
 
 def _pickled(value: Any, tensor: Callable[[np.ndarray], bytes]) -> bytes:

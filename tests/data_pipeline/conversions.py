@@ -9,6 +9,7 @@ SIZE = (64, 64)
 
 
 def run(raw, out, task="s4", **settings):
+    """Converts the raw set of a task, in this process and quietly unless `settings` say otherwise."""
     return convert.convert(task, raw / task, out, **{"processes": 1, "progress": False} | settings)
 
 

@@ -1,5 +1,6 @@
 """Conversion of small synthetic sets: what is written, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipeline import avsbench, convert, loader, records, schema, tfrecord
+from data_pipeline import avsbench, convert, loader, records, schema, shards, tfrecord
 from data_pipeline.loader import LoaderOptions
 from tests.data_pipeline.conversions import CLIPS, SIZE, contents, run
 
@@ -145,3 +146,38 @@ def test_the_command_line_says_what_is_wrong(raw, tmp_path, capsys):
         with pytest.raises(SystemExit):
             convert.main([*arguments, "--out", str(tmp_path)])
         assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--clips", "1,2,many", "give 3 whole numbers of at least 0, not '1,2,many'"),
+        ("--clips", "1,-2,3", "give 3 whole numbers of at least 0, not '1,-2,3'"),
+        ("--size", "64", "give 2 whole numbers of at least 0, not '64'"),
+        ("--shards", "0", "give a whole number of at least 1, not '0'"),
+        ("--shards", "-1", "give a whole number of at least 1, not '-1'"),
+    ],
+)
+def test_flags_that_make_no_sense_are_named(tmp_path, capsys, flag, value, message):
+    with pytest.raises(SystemExit):
+        convert.main(["--dataset", "synthetic", "--out", str(tmp_path), f"{flag}={value}"])
+    assert f"argument {flag}: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("--size=8x64", "at least 16 pixels each"), ("--seed=-1", "seed is -1"), ("--clips=0,0,0", "not all of them 0")],
+)
+def test_synthetic_sets_that_cannot_be_made_are_refused(tmp_path, capsys, flag, message):
+    assert convert.main(["--dataset", "synthetic", "--out", str(tmp_path), "--processes=1", flag]) == 1
+    assert (text := capsys.readouterr().err).startswith("error: ") and message in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_clips_digest_covers_what_the_table_says_of_it(raw):
+    """All of it stands in the record, so a shard whose clips the table describes otherwise is made again."""
+    (sample,) = avsbench.find("avss", raw / "avss", "val")[:1]
+    others = [dataclasses.replace(sample, **{name: "x"}) for name in ("name", "split", "category", "subset")]
+    others.append(dataclasses.replace(sample, num_frames=sample.num_frames + 1))
+    digests = [shards.inspect(each)[1].digest for each in (sample, sample, *others)]
+    assert digests[0] == digests[1] and len(set(digests)) == 1 + len(others)

@@ -153,6 +153,10 @@ def test_command_line(tmp_path, capsys):
     synthetic.main(arguments.split())
     assert "1 train, 0 val, 1 test clips of s4" in capsys.readouterr().out
     assert [row["split"] for row in table(out / "s4_meta_data.csv")] == ["train", "test"]
+    for other, message in ((("--seed", "3"), "already holds another s4 set"), (("--size", "8", "32"), "at least 16")):
+        with pytest.raises(SystemExit):
+            synthetic.main([*arguments.split(), *other])
+        assert message in capsys.readouterr().err
 
 
 def test_bad_arguments(tmp_path):
@@ -166,6 +170,10 @@ def test_bad_arguments(tmp_path):
             synthetic.make_clip(*arguments)
     with pytest.raises(ValueError, match="task is 's5'"):
         synthetic.write("s5", tmp_path, {"train": 1})
-    for clips in ({"dev": 1}, {"train": -1}):
+    for clips in ({"dev": 1}, {"train": -1}, {"train": 0, "val": 0}, {}):
         with pytest.raises(ValueError, match="give numbers >= 0 for train, val, test"):
             synthetic.write("s4", tmp_path, clips)
+    for wrong, message in (({"size": (8, 64)}, "at least 16 pixels"), ({"seed": -1}, "seed is -1")):
+        with pytest.raises(ValueError, match=message):
+            synthetic.write("s4", tmp_path, {"train": 1}, processes=1, **wrong)
+    assert not files(tmp_path)
