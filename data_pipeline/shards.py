@@ -51,8 +51,9 @@ def inspect(sample: avsbench.Sample) -> tuple[list[avsbench.Problem], Source | N
     problems = avsbench.check([sample])
     if problems:
         return problems, None
-    told = (sample.name, sample.split, sample.category, sample.subset)
-    size, lines = 0, [repr((*told, sample.frame_valid, sample.mask_valid))]
+    size, lines = 0, [repr((sample.name, sample.split, sample.category, sample.frame_valid, sample.mask_valid))]
+    if sample.subset:
+        lines.append(sample.subset)
     for path in (*sample.frames, *sample.masks, sample.log_mel, sample.wav, *sample.pre_masks):
         if path is not None:
             content = path.read_bytes()
