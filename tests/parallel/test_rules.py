@@ -71,7 +71,7 @@ def test_every_parameter_of_other_configurations_is_named(name, changes):
 
 
 @pytest.mark.parametrize("name", FROZEN)
-def test_fsdp_over_eight_devices_leaves_less_than_a_sixth_on_each(name):
+def test_fsdp_over_eight_devices_leaves_little_more_than_an_eighth_on_each(name):
     whole, parts = (rules.bytes_per_device(shapes(name), mesh_of(**sizes)) for sizes in ({"data": 8}, {"fsdp": 8}))
     for field in ("params", "opt_state", "ema_params"):
         assert parts[field] < whole[field] / 7.5
