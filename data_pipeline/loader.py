@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from data_pipeline import packing
+from data_pipeline import packing, workers
 from data_pipeline.batch import FIELDS
 from data_pipeline.clips import ClipSource
 from data_pipeline.options import LoaderError, LoaderOptions
@@ -43,6 +43,7 @@ class TrainBatches:
 
     def __init__(self, iterator: grain.DatasetIterator, fingerprint: dict, pack: Callable[[Batch, int], Batch] | None):
         self._iterator = iterator
+        self._first = True  # the next batch starts the processes that read ahead
         self._pack = pack
         self._fingerprint = json.loads(json.dumps(fingerprint))
 
@@ -51,7 +52,7 @@ class TrainBatches:
 
     def __next__(self) -> Batch:
         first = self._iterator.get_state()["global_next_index"]
-        batch = next(self._iterator)
+        batch, self._first = workers.take(self._iterator, self._first), False
         return self._pack(batch, first) if self._pack else batch
 
     def get_state(self) -> dict:
@@ -75,6 +76,7 @@ class TrainBatches:
                 "this state of the data iterator belongs to other data or settings: " + "; ".join(different)
             )
         self._iterator.set_state({"global_next_index": state["next_index"]})
+        self._first = True
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead."""
@@ -93,12 +95,13 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._dataset.to_iter_dataset(read_options=_read_options(self._options))
-        workers = min(self._options.workers, len(self))
-        if workers:
-            batches = batches.mp_prefetch(_multiprocessing(dataclasses.replace(self._options, workers=workers)))
+        processes = min(self._options.workers, len(self))
+        if processes:
+            batches = batches.mp_prefetch(_multiprocessing(dataclasses.replace(self._options, workers=processes)))
         iterator = iter(batches)
         try:
-            yield from iterator
+            for place in range(len(self)):
+                yield workers.take(iterator, first=place == 0)
         finally:
             iterator.close()  # ends the processes that read ahead, and frees the memory that they share
 

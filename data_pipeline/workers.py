@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -59,6 +60,37 @@ def run(
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def take(iterator: Iterator, first: bool) -> object:
+    """`next(iterator)` of an iterator of Grain's, which may have processes of its own.
+
+    Those that the `first` call starts are not ended by signals that a terminal or a scheduler sends to all processes of
+    a job: this process is asked to stop, and ends them when it does.
+
+    Raises:
+      WorkerError: a process died.
+    """
+    try:
+        with _signals_held_back() if first else contextlib.nullcontext():
+            return next(iterator)
+    except RuntimeError as error:
+        if "Worker process was terminated" not in str(error):
+            raise
+        raise WorkerError(
+            "a process that reads data was killed from outside (out of memory?): set data.workers lower; the same "
+            "command goes on from the newest checkpoint"
+        ) from error
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Threads and processes that start meanwhile never get SIGINT and SIGTERM; this thread gets them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,14 @@
 """A stream of training batches that is taken up again: the same batches come, or the state is refused."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from data_pipeline import loader
+from data_pipeline.workers import WorkerError
+from tests import worker_processes
 from tests.data_pipeline.known_records import RANDOM, VCT, assert_same, options, take, write_set
 
 
@@ -37,6 +41,25 @@ def test_worker_processes_change_nothing(s4):
     resumed.set_state({"next_index": 8, "fingerprint": state["fingerprint"]})
     assert_same(take(resumed, 2), here[2:4])
     resumed.close()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_signals_to_the_whole_job_leave_its_processes_to_this_one(s4, training):
+    """A terminal's or a scheduler's SIGINT and SIGTERM; one that is killed is one clear error, not an endless wait."""
+    before = set(worker_processes.of(os.getpid()))
+    settings = options(workers=1, buffer=1, batch_size=1)
+    stream = loader.train_batches(s4, "train", settings) if training else loader.eval_batches(s4, "train", settings)
+    batches = iter(stream)
+    next(batches)
+    (worker,) = set(worker_processes.of(os.getpid())) - before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    next(batches)
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="set data.workers lower"):
+        for _ in range(1000):
+            next(batches)
+    batches.close()
 
 
 @pytest.mark.parametrize(
