@@ -81,6 +81,9 @@ def _model(config: ml_collections.ConfigDict) -> Checks:
     if model.name == "avsegformer":
         yield _one_of("model.mixer", model.mixer, ("channel", "cross", "none"))
         yield _one_of("model.query_generator.name", model.query_generator.name, ("attention", "repeat"))
+        for part in ("encoder", "decoder"):
+            rate = model[part].dropout
+            yield 0 <= rate < 1, f"model.{part}.dropout={rate}: at least 0 and below 1"
     if model.name in ("avsegformer", "vct"):
         yield _one_of("model.deformable", model.deformable, typing.get_args(sampling.Form))
         width, heads = model.embed_dim, model.num_heads
@@ -98,6 +101,10 @@ def _vct(model: ml_collections.ConfigDict, size: Sequence[int]) -> Checks:
     generator, pixels = model.query_generator, size[0] * size[1] // 16
     yield _one_of("model.query_generator.name", generator.name, ("vision", "audio"))
     yield _one_of("model.query_generator.grouping", generator.grouping, ("gumbel", "softmax", "none"))
+    yield (
+        model.embed_dim % generator.num_heads == 0,
+        f"model.query_generator.num_heads={generator.num_heads}: a divisor of model.embed_dim={model.embed_dim}",
+    )
     yield _one_of("model.fusion", model.fusion, ("none", "multiply", "add", "concat"))
     yield (
         generator.num_pixels == pixels,
@@ -106,6 +113,8 @@ def _vct(model: ml_collections.ConfigDict, size: Sequence[int]) -> Checks:
 
 
 def _backbone(config: ml_collections.ConfigDict) -> Checks:
+    rate = config.model.backbone.drop_path
+    yield 0 <= rate < 1, f"model.backbone.drop_path={rate}: at least 0 and below 1"
     try:
         backbones.channels(config.model.backbone)
     except ValueError as error:
@@ -118,6 +127,10 @@ def _loss(config: ml_collections.ConfigDict) -> Checks:
         yield _one_of("loss.pac_target", loss.pac_target, ("category", "labels"))
         yield loss.max_targets > 0, f"loss.max_targets={loss.max_targets}: at least 1"
         yield loss.num_points > 0, f"loss.num_points={loss.num_points}: at least 1"
+        yield (
+            0 <= loss.importance <= 1 <= loss.oversample,
+            f"loss.importance={loss.importance}, loss.oversample={loss.oversample}: a share, and at least 1",
+        )
     else:
         yield _one_of("loss.main", loss.main, ("cross_entropy",) if config.task == "avss" else ("dice", "bce"), where)
     if config.model.name == "avsegformer":

@@ -64,6 +64,8 @@ def test_an_unknown_argument_is_named():
         ("model.variant", "new", "config.model.variant='new'"),
         ("model.mixer", "", "config.model.mixer"),
         ("model.num_heads", 7, "config.model.embed_dim=256: a multiple"),
+        ("model.encoder.dropout", 1.0, "config.model.encoder.dropout=1.0"),
+        ("model.backbone.drop_path", 1.0, "config.model.backbone.drop_path=1.0"),
         ("model.num_classes", 71, "config.model.num_classes=71: 1 for task 's4'"),
         ("data.image_size", (224, 100), "config.data.image_size"),
         ("train.accumulate", 3, "config.train.accumulate=3: a divisor"),
@@ -117,6 +119,11 @@ def test_what_tpavi_cannot_run_is_named(change, message):
         (lambda config: config.model.query_generator.update(name="text"), "config.model.query_generator.name='text'"),
         (lambda config: config.model.query_generator.update(num_pixels=9), "num_pixels=9: 9216 for data.image_size"),
         (lambda config: config.model.update(fusion="gate"), "config.model.fusion='gate'"),
+        (
+            lambda config: config.model.query_generator.update(num_heads=3),
+            "num_heads=3: a divisor of model.embed_dim=256",
+        ),
+        (lambda config: config.loss.update(oversample=0.5), "loss.oversample=0.5: a share, and at least 1"),
     ],
 )
 def test_what_vct_cannot_run_is_named(change, message):

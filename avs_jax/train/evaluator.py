@@ -53,7 +53,7 @@ class Evaluator:
                 statistics[audio] = evaluate.evaluate(self._count, variables, batches, **sizes, gallery=seen)
         found = evaluate.results(step, statistics, {name: _options(name, settings) for name in settings.protocols})
         true = statistics[evaluate.TRUE_AUDIO]
-        names = loader.clip_names(self._config.data.records, split)
+        names = loader.clip_names(self._config.data.records, split, self._config.task)
         queries = self._draw_queries(variables, split, true)
         if jax.process_index() == 0:
             log.info("%s split, %s", split, evaluate.format_table(found))

@@ -36,7 +36,8 @@ def train(config, workdir: pathlib.Path) -> bool:
     feed = Feed(config, mesh)
     primary = jax.process_index() == 0
     configuration.claim_workdir(workdir, config, write=primary)
-    plan = configuration.plan(config, loader.num_clips(config.data.records, config.data.train_split))
+    clips = loader.num_clips(config.data.records, config.data.train_split, config.task)
+    plan = configuration.plan(config, clips)
     model, never = models.create(config.model), optimizer.never_trained(config.model)
     if "deformable" in config.model:
         log.info("deformable attention on %s: %s", jax.default_backend(), sampling.chosen(config.model.deformable))

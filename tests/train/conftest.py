@@ -1,12 +1,3 @@
 """Settings for the tests of training."""
 
-import jax
-import pytest
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """These programs are small and run a few times: compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+from tests.quick import quick_compilation  # noqa: F401
