@@ -6,6 +6,7 @@ import pytest
 
 from avs_jax.benchmark import cost, programs
 from avs_jax.benchmark.sizes import Sizes
+from tests.integration import tiny_vct
 
 
 def flops(config, component, mode):
@@ -17,6 +18,15 @@ def test_the_parts_make_up_the_model(tiny_config):
     parts = ("backbone", "vggish", "query_generator", "encoder", "decoder", "head")
     whole = flops(tiny_config, "model", "forward")
     assert 0.9 * whole < sum(flops(tiny_config, part, "forward") for part in parts) < whole
+
+
+def test_the_parts_of_vct_are_parts_of_it():
+    config = tiny_vct.get_config()
+    whole = flops(config, "model", "forward")
+    parts = {part: flops(config, part, "forward") for part in ("backbone", "pixel_decoder", "mask_decoder")}
+    assert all(count > 0.02 * whole for count in parts.values()), parts
+    assert sum(parts.values()) < whole
+    assert not programs.has(config, "encoder", "forward")
 
 
 def test_training_a_part_is_about_three_forward_passes(tiny_config):
