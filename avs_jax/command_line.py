@@ -18,7 +18,12 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def set_up_logging() -> None:
-    """Shows our messages as they are, and of the libraries only warnings."""
+    """Shows our messages as they are, and of the libraries only warnings.
+
+    What fails in Orbax's threads is raised for us to report: the traceback that it logs as well is left out.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for handler in logging.root.handlers:
+        handler.addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))

@@ -4,9 +4,9 @@
 
 It is `configs/vct_s4.py:resnet50,96` with every module at a small width and depth, trained from scratch, the audio
 encoder too; the same keys set on the command line of that configuration give the same run. Hardware: 2 CPU cores, about
-15 minutes (22 minutes of CPU time with the clips; 17 by the clock where other jobs shared the cores). Expected on the 150
-test clips, as measured on 2026-11-21: J (`clip`) 0.76 with their sound, 0.19 with silence; the best that pictures alone
-allow is 0.31.
+15 minutes (22 minutes of CPU time with the clips; 17 by the clock where other jobs shared the cores). On the 150 test
+clips, as measured on 2026-11-21: J (`clip`) 0.76 with their sound, 0.19 with silence; pictures alone allow at best
+0.31.
 """
 
 from ml_collections import ConfigDict

@@ -52,7 +52,11 @@ def test_our_messages_are_shown_as_they_are_and_of_libraries_only_warnings(monke
         logging.getLogger("avs_jax.train").info("step 3, %s", "all is well")
         logging.getLogger("orbax.checkpoint").info("a detail")
         logging.getLogger("orbax.checkpoint").warning("a warning")
+        failure = logging.LogRecord("absl", logging.ERROR, "/x/orbax/checkpoint/async.py", 1, "failed", (), None)
+        logging.getLogger("absl").handle(failure)
+        failure.exc_info = (ValueError, ValueError("no room"), None)
+        logging.getLogger("absl").handle(failure)
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-    assert capsys.readouterr().err == "step 3, all is well\na warning\n"
+    assert capsys.readouterr().err == "step 3, all is well\na warning\nfailed\n"
