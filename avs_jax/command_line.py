@@ -20,10 +20,10 @@ def parse(argv: list[str]) -> list[str]:
 def set_up_logging() -> None:
     """Shows our messages as they are, and of the libraries only warnings.
 
-    What fails in Orbax's threads is raised for us to report: the traceback that it logs as well is left out.
+    What fails in Orbax's threads is raised for us to report: the tracebacks that it and asyncio log are left out.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for handler in logging.root.handlers:
-        handler.addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+        handler.addFilter(lambda r: not (r.exc_info and ("orbax" in r.pathname or r.name == "asyncio")))

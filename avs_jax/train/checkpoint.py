@@ -127,6 +127,22 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
 
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """What is being saved when the work within ends, or fails, comes to its end.
+
+        But not where another process is lost: without it a save has no end.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            raise
+        except BaseException:
+            with contextlib.suppress(CheckpointError):  # the first error is the one to report
+                self.wait()
+            raise
+        self.wait()
+
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         self.wait()

@@ -59,13 +59,12 @@ class Health:
       stop: end the run at the first such step; otherwise count them.
       limit: how many may be skipped before the run ends.
       skipped: how many were before, in earlier processes of the run.
-      before_end: called before the run ends; what is being saved then is good.
     """
 
     LAG = 4  # steps
 
-    def __init__(self, stop: bool, limit: int, skipped: int = 0, before_end: Callable[[], None] = lambda: None):
-        self._limit, self._waiting, self._before_end = 0 if stop else limit, collections.deque(), before_end
+    def __init__(self, stop: bool, limit: int, skipped: int = 0):
+        self._limit, self._waiting = 0 if stop else limit, collections.deque()
         self.skipped = skipped
 
     def __call__(self, step: int, metrics: Mapping[str, jax.Array], settle: bool = False) -> None:
@@ -88,7 +87,6 @@ class Health:
         name = next((name for name in order if not math.isfinite(values[name])), "a batch-norm statistic")
         said = f"step {step}: {name} is {values.get(name, 'not finite')}"
         if self.skipped > self._limit:
-            self._before_end()
             raise FloatingPointError(
                 f"{said}, in {self.skipped} steps so far; they changed nothing, and the last checkpoint is kept: lower "
                 "optimizer.learning_rate, set optimizer.clip_norm, or train.on_nonfinite='skip' and train.max_skipped"

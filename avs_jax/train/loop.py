@@ -61,9 +61,9 @@ def train(config, workdir: pathlib.Path) -> bool:
     rate = optimizer.schedule(config.optimizer, total)
     progress = hooks.Progress(writers, clock, start, total, config.train.log_every_steps, config.train.batch_size, rate)
     stops, limit = config.train.on_nonfinite == "stop", config.train.max_skipped
-    health = hooks.Health(stops, limit, skipped, before_end=checkpoints.wait)
+    health = hooks.Health(stops, limit, skipped)
     change = start  # the first step, and later those at which a part of the model starts to train
-    with hooks.Preemption() as preemption:
+    with hooks.Preemption() as preemption, checkpoints.finishing():
         for step in range(start, total):
             if step == change:
                 frozen = optimizer.frozen_parts(step, plan.unfreeze_at, never)
@@ -85,7 +85,6 @@ def train(config, workdir: pathlib.Path) -> bool:
             if stop and done < total:
                 log.info("asked to stop: step %d is saved, the same command goes on from there", done)
                 break
-    checkpoints.wait()
     finished = int(state.step) >= total
     if finished:
         _evaluate_best(config, checkpoints, shapes, evaluator, config.data.test_split)

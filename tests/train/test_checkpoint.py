@@ -59,6 +59,27 @@ def test_an_item_is_restored_by_itself(folder):
     np.testing.assert_array_equal(found["variables"]["params"]["kernel"], np.arange(5000.0) + 3)
 
 
+def test_what_is_being_saved_comes_to_its_end_where_the_work_fails(folder):
+    checkpoints = make(folder)
+    with pytest.raises(ZeroDivisionError), checkpoints.finishing():
+        checkpoints.save(3, state(3), {"data": {"next": 3}})
+        raise ZeroDivisionError
+    assert [path.name for path in folder.iterdir()] == ["3"]
+
+
+def test_what_cannot_be_written_is_an_error_that_keeps_what_was_there(folder, monkeypatch):
+    checkpoints = make(folder)
+    save(checkpoints, 3)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(checkpoint.CheckpointError, match=r"No space left on device; those that are finished are kept"):
+        save(checkpoints, 4)
+    assert [path.name for path in folder.iterdir()] == ["3"]
+
+
 def test_nothing_there(folder):
     assert make(folder).restore(like()) is None
 

@@ -54,10 +54,8 @@ def test_a_step_that_is_not_finite_stops_the_run_a_few_steps_later():
 
 
 def test_before_a_save_no_step_is_left_to_look_at():
-    ended = []
     with pytest.raises(FloatingPointError, match="step 1: loss is nan"):
-        Health(stop=True, limit=5, before_end=lambda: ended.append(True))(1, seen(float("nan")), settle=True)
-    assert ended
+        Health(stop=True, limit=5)(1, seen(float("nan")), settle=True)
 
 
 def test_steps_are_skipped_up_to_a_limit_over_restarts(caplog):
