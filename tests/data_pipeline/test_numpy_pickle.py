@@ -86,7 +86,7 @@ def test_other_types_are_refused(name):
         (1, [2], made(np.dtype("f4")), False, bytes(8)),
         (1, (1,) * 65, made(np.dtype("f4")), False, bytes(4)),
     ],
-    ids=str,
+    ids=("no type", "numpy's type", "numbers", "negative", "list", "65 axes"),
 )
 def test_arrays_without_type_content_or_shape_are_refused(state):
     with pytest.raises(BadPickle):
