@@ -13,8 +13,11 @@ from avs_jax.parallel import ahead
 from avs_jax.parallel import mesh as meshes
 from avs_jax.train import demo_data
 from avs_jax.train.feed import Feed, evaluation_batches, for_device
+from tests.integration import tiny, tiny_vct
 
 SHAPES = ((2, 2), (4, 4))
+# The smallest configuration of a system, and where its deformable encoder is.
+SYSTEMS = {"avsegformer": (tiny, "head/encoder"), "vct": (tiny_vct, "pixel_decoder")}
 
 
 def sizes(lines, name):
@@ -25,12 +28,15 @@ def sizes(lines, name):
     return {part.split()[0]: float(part.split()[1]) for part in parts}
 
 
-@pytest.fixture(scope="module")
-def lowered():
-    """The report of a training step for eight GPUs, parameters split over four."""
-    from tests.integration import tiny
+@pytest.fixture(params=SYSTEMS)
+def config(request):
+    return SYSTEMS[request.param][0].get_config().unlock()
 
-    config = tiny.get_config().unlock()
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def lowered(request):
+    """The report of a training step for eight GPUs, parameters split over four."""
+    config = SYSTEMS[request.param][0].get_config().unlock()
     config.mesh.update(data=2, fsdp=4)
     config.train.batch_size = 8
     platforms = jax.config.jax_platforms
@@ -39,9 +45,10 @@ def lowered():
 
 
 def test_a_report_shows_the_layout_the_operations_and_what_is_not_known(lowered):
-    _, lines = lowered
+    config, lines = lowered
+    encoder = SYSTEMS[config.model.name][1]
     assert lines[0] == "cuda:8, data 2 x fsdp 4 x tensor 1"
-    row = next(line for line in lines if line.startswith("head/encoder/layer_*/self_attn/output_proj/kernel"))
+    row = next(line for line in lines if line.startswith(f"{encoder}/layer_*/self_attn/output_proj/kernel"))
     assert row.split() == [row.split()[0], *"1 32 x 32 heads embed - fsdp 1,024".split()]
     assert any(line.startswith("train: a batch of 8 x 1 frames, ") for line in lines)
     assert any("memory of a device: at least " in line for line in lines)
@@ -58,14 +65,14 @@ def test_the_memory_of_arguments_is_that_of_the_state_and_the_batch(lowered):
     assert abs(sizes(lines, "train")["arguments"] - (held + clip) / ahead.GIB) < 1e-3
 
 
-def test_a_step_compiles_for_this_machine_and_fails_where_it_does_not_fit(tiny_config):
-    *_, memory, count, instructions = ahead_of_time.report(tiny_config, steps=["predict"])
+def test_a_step_compiles_for_this_machine_and_fails_where_it_does_not_fit(config):
+    *_, memory, count, instructions = ahead_of_time.report(config, steps=["predict"])
     assert memory.startswith("  memory of a device: 0.0") and "temporaries" in memory
     assert "GFLOP" in count and int(instructions.split()[0].replace(",", "")) > 500
     with pytest.raises(
         ahead.AheadError, match=r"predict does not fit 1 x cpu: 0\.0\d+ GiB on a device that has 0\.0001"
     ):
-        list(ahead_of_time.report(tiny_config, memory_gb=1e-4, steps=["predict"]))
+        list(ahead_of_time.report(config, memory_gb=1e-4, steps=["predict"]))
 
 
 @pytest.mark.parametrize("alone", [True, False])
