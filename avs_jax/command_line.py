@@ -20,10 +20,14 @@ def parse(argv: list[str]) -> list[str]:
 def set_up_logging() -> None:
     """Shows our messages as they are, and of the libraries only warnings.
 
-    What fails in Orbax's threads is raised for us to report: the tracebacks that it and asyncio log are left out.
+    What fails in Orbax's threads is raised for us to report: the tracebacks that are logged of it are left out.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "orbax", "jax", "grain"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for handler in logging.root.handlers:
-        handler.addFilter(lambda r: not (r.exc_info and ("orbax" in r.pathname or r.name == "asyncio")))
+        handler.addFilter(lambda record: not (record.exc_info and _is_of_a_thread(record)))
+
+
+def _is_of_a_thread(record: logging.LogRecord) -> bool:
+    return "orbax" in record.pathname or record.name in ("asyncio", "concurrent.futures")
