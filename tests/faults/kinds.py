@@ -169,5 +169,6 @@ SHORT = (
 
 def possible(names: list[str]) -> list[str]:
     """Those of `names` that can be tried here: a full disk only where a user may mount one."""
-    mounts = subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    unshare = shutil.which("unshare")
+    mounts = unshare and subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode == 0
     return [name for name in names if mounts or name != "full disk"]
