@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
         processes.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         return _run(config, workdir)
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_said(error, workdir)}", file=sys.stderr)
         return processes.leave(2)
     except Exception as error:
         if not jax.distributed.is_initialized():
@@ -104,6 +104,13 @@ def _run(config: ConfigDict, workdir: pathlib.Path) -> int:
         loop.evaluate(config, workdir, getattr(config.data, f"{SPLIT.value}_split"))
         return 0
     return 0 if loop.train(config, workdir) else EXIT_PREEMPTED
+
+
+def _said(error: Exception, workdir: pathlib.Path) -> str:
+    """The error in words; what fails while a file is written, as on a full disk, does not name the file itself."""
+    if isinstance(error, OSError) and error.strerror and not error.filename:
+        return f"{workdir}: {error.strerror}: what is finished is kept, and the same command goes on from there"
+    return str(error)
 
 
 def _cache_compilations() -> None:

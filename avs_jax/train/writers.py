@@ -12,7 +12,9 @@ from typing import Protocol
 
 import numpy as np
 import simplejpeg
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 
@@ -75,11 +77,7 @@ class JsonLinesWriter:
         os.close(self._file)
 
     def _append(self, step: int, values: Mapping[str, object]) -> None:
-        line = (json.dumps({"step": int(step), **values}) + "\n").encode()
-        try:
-            os.write(self._file, line)
-        except OSError as error:  # a full disk; of a file's number alone it would not say where
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        os.write(self._file, (json.dumps({"step": int(step), **values}) + "\n").encode())
 
     def _open(self, until: float) -> None:
         before = self._path.read_text() if self._path.exists() else ""
@@ -98,16 +96,19 @@ def _step(line: str) -> float:
 
 
 class TensorBoardWriter:
-    """TensorBoard event files in a folder, which are only made when there is something to write."""
+    """TensorBoard event files in a folder, which are only made when there is something to write.
+
+    Scalars are on disk at once, the rest when flushed; tensorboardX's usual writer has a thread, which loses errors.
+    """
 
     def __init__(self, folder: str | os.PathLike):
-        self._folder = str(folder)
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._folder = pathlib.Path(folder)
+        self._events: EventsWriter | None = None
         self._purge_step: int | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer().add_scalar(name, float(value), step)
+        self._write(step, Summary(value=[Summary.Value(tag=name, simple_value=values[name]) for name in values]))
+        self.flush()
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         for name, pixels in values.items():
@@ -115,11 +116,11 @@ class TensorBoardWriter:
             encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=92)
             size = {"height": pixels.shape[0], "width": pixels.shape[1], "colorspace": 3}
             shown = Summary.Image(encoded_image_string=encoded, **size)
-            self._writer().file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=shown)]), step)
+            self._write(step, Summary(value=[Summary.Value(tag=name, image=shown)]))
 
     def text(self, step: int, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            self._writer().add_text(name, value, step)
+            self._write(step, summary.text(name, value))
 
     def rewind(self, step: int) -> None:
         # Event files are only ever appended to: a mark in the next one tells TensorBoard what to forget.
@@ -135,12 +136,18 @@ class TensorBoardWriter:
             self._events.close()
         self._events = None
 
-    def _writer(self) -> tensorboardX.SummaryWriter:
+    def _write(self, step: int, values: Summary) -> None:
         if self._events is None:
-            # File names hold whole seconds: the suffix keeps a quick restart from writing over the file before.
-            suffix = f".{time.time_ns()}"
-            self._events = tensorboardX.SummaryWriter(self._folder, purge_step=self._purge_step, filename_suffix=suffix)
-        return self._events
+            self._open()
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=values))
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # File names hold whole seconds: the suffix keeps a quick restart from writing over the file before.
+        self._events = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
+        if self._purge_step is not None:
+            mark = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(wall_time=time.time(), step=self._purge_step, session_log=mark))
 
 
 class MultiWriter:

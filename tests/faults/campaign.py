@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import pathlib
 import random
 import re
@@ -74,6 +75,8 @@ def live(name: str, workdir: pathlib.Path, records: pathlib.Path, chance: random
         wrong.append(f"exit code {code}: {' '.join(lines[-3:])}")
     if code == REFUSED and (len(errors) != 1 or any("Traceback" in line for line in lines)):
         wrong.append(f"not one clear error: {' '.join(lines[-5:])}")
+    elif fault.names_path and not any(str(workdir.parent) in error for error in errors):
+        wrong.append(f"the error names no path: {' '.join(errors)}")
     if max(whole, default=0) > max(left, default=0):
         wrong.append(f"step {max(whole)} is lost")
     lost = sorted(set(whole) - set(left))
@@ -92,6 +95,12 @@ def arrays(workdir: pathlib.Path) -> tuple[int, dict]:
     meta = checkpoints.meta()
     checkpoints.close()
     return meta["step"], meta["arrays"]
+
+
+def logged(workdir: pathlib.Path) -> list[int]:
+    """The steps of which there is a line of training."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "train/loss" in line]
 
 
 def undisturbed(workdir: pathlib.Path, records: pathlib.Path) -> list[str]:
@@ -126,6 +135,8 @@ def campaign(names: list[str], folder: pathlib.Path, seed: int) -> Iterator[Row 
         yield from undisturbed(workdir, records)
         if arrays(workdir) != expected:
             yield f"{workdir} did not end with the right parameters"
+        if logged(workdir) != list(range(1, STEPS + 1)):
+            yield f"{workdir} has not logged every step once: {logged(workdir)}"
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ class Fault:
       before: acts on the files.
       after: puts back what is not part of the run.
       needs_step: `before` acts on a finished step.
+      names_path: the error says which path it is about.
     """
 
     during: Callable[[Life], None]
@@ -34,6 +35,7 @@ class Fault:
     before: Callable[[Life], None] = lambda life: None
     after: Callable[[Life], None] = lambda life: None
     needs_step: bool = False
+    names_path: bool = False
 
 
 def some_steps_later(life: Life) -> None:
@@ -114,11 +116,17 @@ def empty(life: Life) -> None:
 
 def fill_disk(life: Life) -> None:
     """A disk with room for a part of one checkpoint more."""
-    used = sum(path.stat().st_size + 4096 for path in life.workdir.rglob("*"))
+    for unfinished in (life.workdir / "checkpoints").glob("*tmp*"):  # the run would make room of them
+        shutil.rmtree(unfinished)
     newest = life.workdir / "checkpoints" / str(steps(life.workdir)[-1])
-    step = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
-    life.disk = used + int(step * life.chance.uniform(0, 1))
-    life.notes = f"{life.disk - used} bytes free"
+    free = int(size_on_disk(newest) * life.chance.uniform(0, 0.9))
+    life.disk = size_on_disk(life.workdir) + free
+    life.notes = f"{free} bytes free"
+
+
+def size_on_disk(folder: pathlib.Path, page: int = 4096) -> int:
+    """Bytes that the files of a folder take on a disk in memory."""
+    return sum(-(-path.stat().st_size // page) * page for path in folder.rglob("*") if path.is_file())
 
 
 def remove_mount(life: Life) -> None:
@@ -156,8 +164,8 @@ FAULTS = {
     "truncated checkpoint file": Fault(until_saved, STOPPED, truncate, needs_step=True),
     "flipped bit in a checkpoint": Fault(until_saved, STOPPED, flip, needs_step=True),
     "empty step folder": Fault(until_saved, STOPPED, empty, needs_step=True),
-    "full disk": Fault(until_it_ends, (REFUSED,), fill_disk, remove_mount, needs_step=True),
-    "record file gone": Fault(until_it_ends, (REFUSED,), hide_record, show_record),
+    "full disk": Fault(until_it_ends, (REFUSED,), fill_disk, remove_mount, needs_step=True, names_path=True),
+    "record file gone": Fault(until_it_ends, (REFUSED,), hide_record, show_record, names_path=True),
     "loader worker killed": Fault(kill_worker, (REFUSED,), with_workers),
 }
 DAMAGES = {truncate, flip, empty}

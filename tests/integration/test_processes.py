@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def start(records, workdir, *arguments, devices=1):
     """Starts the real command on so many CPU devices; with SGD, since Adam blows up what is rounded otherwise."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PJRT_NPROC": "16",  # threads: devices that wait for each other must not hold all of them
     }
     command = [

@@ -3,7 +3,6 @@
 import csv
 import json
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -78,31 +77,6 @@ def test_a_run_leaves_everything(unbroken, records):
     assert steps_of(workdir) == list(range(1, 13))
     assert "clip" in done.stderr
     assert "training step compiled in" in done.stderr
-
-
-def test_five_kills_change_nothing(unbroken, records, tmp_path):
-    """Killed at random moments, in a step or a save, and started again: the same parameters, bit for bit."""
-    chance = random.Random(7)
-    expected_step, expected = newest(unbroken[0])
-    for target in sorted(chance.sample(range(1, 12), 5)):
-        process = subprocess.Popen(
-            command(records, tmp_path, "--config.train.steps=12"),
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        log = tmp_path / "metrics.jsonl"
-        while process.poll() is None and not (log.exists() and f'"step": {target}' in log.read_text()):
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    done = run(records, tmp_path, "--config.train.steps=12")
-    assert done.returncode == 0, done.stderr
-    step, found = newest(tmp_path)
-    assert step == expected_step == 12
-    assert found == expected
-    assert steps_of(tmp_path) == list(range(1, 13))
 
 
 def test_vct_goes_on_bit_for_bit(records, tmp_path):

@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 
+from tests.quick import quick_compilation  # noqa: F401
+
 ROOT = pathlib.Path(__file__).parents[2]
 EIGHT_DEVICES = {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
     "PJRT_NPROC": "32",  # threads: devices that wait for each other must not hold all of them
 }
 
