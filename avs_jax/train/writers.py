@@ -107,7 +107,7 @@ class TensorBoardWriter:
         self._purge_step: int | None = None
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._write(step, Summary(value=[Summary.Value(tag=name, simple_value=values[name]) for name in values]))
+        self._write(step, Summary(value=[Summary.Value(tag=name, simple_value=float(values[name])) for name in values]))
         self.flush()
 
     def images(self, step: int, values: Mapping[str, np.ndarray]) -> None:

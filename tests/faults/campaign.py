@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import pathlib
 import random
 import re
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 
 from avs_jax.train import checkpoint, demo_data
 from tests.faults.kinds import DAMAGES, FAULTS, REFUSED, possible, until_saved
-from tests.faults.life import EVAL_EVERY, KEPT, STEPS, Life, content, steps
+from tests.faults.life import EVAL_EVERY, KEPT, STEPS, Life, content, logged, steps
 from tests.integration import tiny
 
 LIVES = 6  # of a run, before it is left alone
@@ -95,12 +94,6 @@ def arrays(workdir: pathlib.Path) -> tuple[int, dict]:
     meta = checkpoints.meta()
     checkpoints.close()
     return meta["step"], meta["arrays"]
-
-
-def logged(workdir: pathlib.Path) -> list[int]:
-    """The steps of which there is a line of training."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [line["step"] for line in lines if "train/loss" in line]
 
 
 def undisturbed(workdir: pathlib.Path, records: pathlib.Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -94,6 +95,12 @@ class Life:
 def steps(workdir: pathlib.Path) -> list[int]:
     """The finished steps; Orbax gives a step its name when it is whole."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+
+
+def logged(workdir: pathlib.Path) -> list[int]:
+    """The steps of which there is a line of training."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if "train/loss" in line]
 
 
 def content(folder: pathlib.Path) -> str:

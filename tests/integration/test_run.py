@@ -16,6 +16,7 @@ from avs_jax.parallel import mesh as meshes
 from avs_jax.train import checkpoint, demo_data, feed, loop, optimizer
 from avs_jax.train import state as states
 from data_pipeline import loader, torch_file
+from tests.faults.life import logged
 from tests.integration import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,12 +48,6 @@ def newest(workdir):
     return meta["step"], meta["arrays"]
 
 
-def steps_of(workdir):
-    """The steps that metrics.jsonl reports of training, in the order of its lines."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "train/loss" in line]
-
-
 @pytest.fixture(scope="module")
 def unbroken(records, tmp_path_factory):
     """A run that nobody disturbs, by the command line."""
@@ -74,7 +69,7 @@ def test_a_run_leaves_everything(unbroken, records):
     assert [row["clip"] for row in rows if row["audio"] == "true"] == loader.clip_names(records, "test")
     assert {path.name for path in (workdir / "pictures").iterdir()} == {"best_1.png", "worst_1.png"}
     assert list((workdir / "tensorboard").glob("events*"))
-    assert steps_of(workdir) == list(range(1, 13))
+    assert logged(workdir) == list(range(1, 13))
     assert "clip" in done.stderr
     assert "training step compiled in" in done.stderr
 
@@ -97,7 +92,7 @@ def test_vct_goes_on_bit_for_bit(records, tmp_path):
     for workdir in (killed, whole):
         done = run(records, workdir, *settings, config="tiny_vct")
         assert done.returncode == 0, done.stderr
-        assert steps_of(workdir) == list(range(1, 7))
+        assert logged(workdir) == list(range(1, 7))
     assert newest(killed) == newest(whole)
 
 
