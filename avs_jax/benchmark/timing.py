@@ -30,7 +30,8 @@ Rounds = list[list[Sample]]
 def alternate(sides: Mapping[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, Rounds]:
     """Times callables that block until they are done, in the order A B A B ...
 
-    Each runs once to warm up and once to see how often it must run for a round of about `seconds`.
+    Each runs once to warm up and once to see how often it must run for a round of about `seconds`. A round begins with
+    a run that does not count: in it a side takes back the memory and the caches that the other one had.
 
     Returns:
       For each side the samples of each round.
@@ -39,6 +40,7 @@ def alternate(sides: Mapping[str, Callable[[], None]], rounds: int, seconds: flo
     found: dict[str, Rounds] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, run in sides.items():
+            run()
             found[name].append([once(run) for _ in range(repeats[name])])
     return found
 
