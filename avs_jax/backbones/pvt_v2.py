@@ -16,6 +16,7 @@ from flax.typing import Dtype
 
 from avs_jax.backbones.transformer import Linear, stacked
 from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, gelu
+from avs_jax.layers.products import matmul
 
 BLOCK_EPSILON = 1e-6  # of the blocks' and stages' norms; patch embeddings and reduced keys have PyTorch's 1e-5
 
@@ -169,7 +170,7 @@ class SpatialReduction(nn.Module):
         bias = self.param("bias", _zeros, (c,), jnp.float32).astype(self.dtype)
         patches = x[:, : rows * size, : columns * size].reshape(n, rows, size, columns, size, c)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, size * size * c)
-        return patches @ kernel.reshape(size * size * c, c) + bias
+        return matmul(patches, kernel.reshape(size * size * c, c)) + bias
 
 
 class ConvolutionalMLP(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters.partial_eval import dce_jaxpr
 
 
 class Cost(NamedTuple):
@@ -27,10 +28,12 @@ class Cost(NamedTuple):
 def of(function: Callable, *arguments: Any, platform: str = "") -> Cost:
     """Counts a function of arrays, or of `jax.ShapeDtypeStruct`s: nothing is run.
 
-    A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by default the one in use) gets, any other
-    conditional as its dearest branch, a loop of unknown length as one round.
+    What no result depends on does not count. A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by
+    default the one in use) gets, any other conditional as its dearest branch, a loop of unknown length as one round.
     """
-    return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, platform or jax.default_backend())
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return of_jaxpr(used, platform or jax.default_backend())
 
 
 def of_jaxpr(jaxpr: Jaxpr, platform: str) -> Cost:

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from avs_jax.layers import remat
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
 from avs_jax.layers.dropout import Dropout, drop, fold_in
 from avs_jax.layers.heads import fold_heads, merge_heads, split_heads, unfold_heads
+from avs_jax.layers.loops import one_by_one
 
 
 def attention_weights(query: jax.Array, key: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -47,8 +49,10 @@ def attend(
     if mask is not None:
         mask = jnp.broadcast_to(mask, (query.shape[0], query.shape[2], query.shape[1], key.shape[1]))
     arguments = (query, key, value, mask, seed)
-    return jax.lax.platform_dependent(
-        *arguments, cpu=functools.partial(_attend_looped, rate=rate), default=functools.partial(_attend, rate=rate)
+    return remat.product(
+        jax.lax.platform_dependent(
+            *arguments, cpu=functools.partial(_attend_looped, rate=rate), default=functools.partial(_attend, rate=rate)
+        )
     )
 
 
@@ -61,24 +65,25 @@ def _attend(query, key, value, mask, seed, rate: float) -> jax.Array:
 
 def _attend_looped(query, key, value, mask, seed, rate: float) -> jax.Array:
     frames, _, heads, _ = query.shape
-
-    @jax.checkpoint
-    def one_head(arguments):
-        query, key, value, mask, index = arguments
-        accumulate = jnp.promote_types(query.dtype, jnp.float32)
-        logits = jnp.matmul(query * (1 / math.sqrt(query.shape[-1])), key.T, preferred_element_type=accumulate)
-        if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(accumulate).min)
-        weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
-        total = jnp.sum(weights, -1, keepdims=True)  # of what is not dropped, too
-        if seed is not None:
-            weights = drop(weights, rate, fold_in(seed, index))
-        return (jnp.matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
-
     masks = None if mask is None else mask.reshape(frames * heads, *mask.shape[2:])
     index = jnp.arange(frames * heads, dtype=jnp.uint32)
-    output = jax.lax.map(one_head, (*map(unfold_heads, (query, key, value)), masks, index))
-    return fold_heads(output, heads)
+    seeds = None if seed is None else jax.vmap(fold_in, (None, 0))(seed, index)
+    each = tuple(map(unfold_heads, (query, key, value)))
+    return fold_heads(one_by_one(functools.partial(_attend_once, rate), (), each, (masks, seeds)), heads)
+
+
+def _attend_once(rate: float, _, each, constants) -> jax.Array:
+    """One head of one frame: query (Q, d), key and value (K, d), mask (Q, K) or None, seed or None."""
+    (query, key, value), (mask, seed) = each, constants
+    accumulate = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.matmul(query * (1 / math.sqrt(query.shape[-1])), key.T, preferred_element_type=accumulate)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(accumulate).min)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
+    total = jnp.sum(weights, -1, keepdims=True)  # of what is not dropped, too
+    if seed is not None:
+        weights = drop(weights, rate, seed)
+    return (jnp.matmul(weights.astype(value.dtype), value) / total).astype(value.dtype)
 
 
 class MultiHeadAttention(nn.Module):

@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from avs_jax.layers import remat
 from avs_jax.layers.dropout import Dropout, drop, fold_in
+from avs_jax.layers.loops import one_by_one
+from avs_jax.layers.products import conv2d, matmul
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
@@ -56,7 +59,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         default = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32)
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
         return y
@@ -85,20 +88,6 @@ class Weights(nn.Module):
         if not self.use_bias:
             return kernel, None
         return kernel, self.param("bias", default, self.shape[-1:], jnp.float32).astype(self.dtype)
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> jax.Array:
-    """Convolves (N, H, W, C) with a kernel (k, k, C, features), `padding` zeros on every side."""
-    if kernel.shape[:2] == (1, 1) and padding == 0:  # the weights' gradient is much cheaper so
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((padding, padding),) * 2,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 class Conv(nn.Module):
@@ -234,23 +223,22 @@ class FeedForward(nn.Module):
         second = Weights((self.hidden, width), kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")()
         seed = Dropout(self.dropout).seed(deterministic)
 
-        def apply(x, first, second, seed):
-            hidden = self.activation(x @ first[0] + first[1])
-            if seed is not None:
-                hidden = drop(hidden, self.dropout, seed)
-            return hidden @ second[0] + second[1]
+        apply = functools.partial(_feed_forward, self.activation, self.dropout)
 
-        def frame_by_frame(x, first, second, seed):
-            @jax.checkpoint
-            def one_frame(arguments):
-                frame, index = arguments
-                return apply(frame, first, second, None if seed is None else fold_in(seed, index))
-
-            return jax.lax.map(one_frame, (x, jnp.arange(len(x), dtype=jnp.uint32)))
+        def frame_by_frame(weights, x, seed):
+            seeds = None if seed is None else jax.vmap(fold_in, (None, 0))(seed, jnp.arange(len(x), dtype=jnp.uint32))
+            return one_by_one(apply, weights, x, seeds)
 
         x = x.astype(self.dtype)
         if x.ndim < 3:
-            return apply(x, first, second, seed)
-        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products;
-        # so they are not kept for the backward pass, either.
-        return jax.lax.platform_dependent(x, first, second, seed, cpu=frame_by_frame, default=apply)
+            return apply((first, second), x, seed)
+        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
+        return remat.product(jax.lax.platform_dependent((first, second), x, seed, cpu=frame_by_frame, default=apply))
+
+
+def _feed_forward(activation: Callable, rate: float, weights, x: jax.Array, seed: jax.Array | None) -> jax.Array:
+    (first, first_bias), (second, second_bias) = weights
+    hidden = activation(matmul(x, first) + first_bias)
+    if seed is not None:
+        hidden = drop(hidden, rate, seed)
+    return matmul(hidden, second) + second_bias

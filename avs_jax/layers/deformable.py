@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype, Initializer
 
-from avs_jax.layers import sampling
+from avs_jax.layers import remat, sampling
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, gelu, xavier_uniform
 from avs_jax.layers.dropout import Dropout
 from avs_jax.layers.heads import merge_heads, split_heads
@@ -76,12 +76,14 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = self._dense(math.prod(grid), "attention_weights", zeros)(query)
         weights = jax.nn.softmax(weights.reshape(*query.shape[:2], self.num_heads, -1).astype(single), axis=-1)
 
-        sampled = sampling.sample(
-            split_heads(value, self.num_heads),
-            sampling_locations(reference, offsets, shapes),
-            weights.reshape(*query.shape[:2], *grid),
-            shapes,
-            self.form,
+        sampled = remat.product(
+            sampling.sample(
+                split_heads(value, self.num_heads),
+                sampling_locations(reference, offsets, shapes),
+                weights.reshape(*query.shape[:2], *grid),
+                shapes,
+                self.form,
+            )
         )
         return self._dense(query.shape[-1], "output_proj", xavier_uniform())(merge_heads(sampled))
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from avs_jax.layers import remat, sampling
+from avs_jax.layers import remat, sampling, stack
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.levels import join_levels, split_levels
@@ -68,14 +68,12 @@ class PixelDecoder(nn.Module):
         level_embed = self.param("level_embed", nn.initializers.normal(1.0), (NUM_LEVELS, self.features), jnp.float32)
         tokens, position, centres, shapes = join_levels(levels, level_embed, normalize=True)
 
-        make = remat.block(DeformableEncoderLayer, self.remat, static_argnums=(4, 5))
-        for i in range(self.num_layers):
-            layer = make(
-                self.num_heads, self.num_points, self.ffn_dim, 0.0, _xavier, self.form, self.dtype, nn.relu,
-                name=f"layer_{i}",
-            )  # fmt: skip
-            tokens = layer(tokens, position, centres, shapes, True)
-            self.sow("intermediates", f"encoder_{i}", tokens)
+        make = remat.block(DeformableEncoderLayer, self.remat, static_argnums=(4, 5), in_scan=True)
+        layer = make(
+            self.num_heads, self.num_points, self.ffn_dim, 0.0, _xavier, self.form, self.dtype, nn.relu, name="layers"
+        )
+        tokens, each = stack.run(layer, self.num_layers, tokens, position, centres, shapes, True)
+        stack.sow(self, "encoder", each)
         return split_levels(tokens, shapes)
 
     def _dense(self, kernel_init: nn.initializers.Initializer, name: str) -> Dense:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avs_jax.layers.products import matmul
 from avs_jax.layers.resize import interpolation_matrix
 
 
@@ -24,7 +25,7 @@ def upsampled_conv(x: jax.Array, kernel: jax.Array, scale: int) -> jax.Array:
     """
     n, h, w, _ = x.shape
     outputs = kernel.shape[-1]
-    mixed = x @ kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs)
+    mixed = matmul(x, kernel.transpose(2, 0, 1, 3).reshape(x.shape[-1], 9 * outputs))
     mixed = mixed.reshape(n, h, w, 3, 3, outputs).transpose(0, 1, 3, 2, 4, 5).reshape(n, 3 * h, 3 * w, outputs)
     columns, rows = (_shifted_upsampling(size, scale).astype(x.dtype) for size in (w, h))
     wide = jnp.einsum("nhkc,xk->nhxc", mixed, columns)  # (N, 3 h, s w, C')

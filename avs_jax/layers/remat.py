@@ -6,10 +6,17 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 # "none": every intermediate value is kept. "dots": blocks keep the results of their matrix products. "blocks": blocks
 # keep only what they are given. "full": so do the large parts that are no blocks.
 POLICIES = ("none", "dots", "blocks", "full")
+
+_OF_LOOPS = "of_loops"
+_policies = jax.checkpoint_policies
+_DOTS = _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(_OF_LOOPS)
+)
 
 
 def check(policy: str) -> None:
@@ -29,8 +36,13 @@ def block(
     check(policy)
     if policy == "none":
         return module
-    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    keep = _DOTS if policy == "dots" else None
     return nn.remat(module, prevent_cse=not in_scan, policy=keep, static_argnums=tuple(static_argnums))
+
+
+def product(x: jax.Array) -> jax.Array:
+    """x, kept as the result of a matrix product is: for functions that on some platform are loops of products."""
+    return checkpoint_name(x, _OF_LOOPS)
 
 
 def part(module: type[nn.Module], policy: str, static_argnums: Sequence[int] = ()) -> type[nn.Module]:

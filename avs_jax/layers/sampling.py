@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avs_jax.layers.heads import fold_heads, unfold_heads
+from avs_jax.layers.loops import one_by_one
 
 Form = Literal["auto", "gather", "packed", "looped", "tent"]
 Shapes = tuple[tuple[int, int], ...]
@@ -85,11 +86,14 @@ def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
 
 def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
     arguments = tuple(map(unfold_heads, (value, locations, weights)))
-    output = jax.lax.map(lambda one: _sample_one(shapes, True, *one), arguments)
-    return fold_heads(output, value.shape[2])
+    return fold_heads(one_by_one(functools.partial(_sample_head, shapes), (), arguments), value.shape[2])
 
 
-# Rematerialised: the loop's backward pass then keeps nothing but the arguments.
+def _sample_head(shapes: Shapes, _, each, constants) -> jax.Array:
+    return _sample_one(shapes, True, *each)
+
+
+# Rematerialised: its backward pass then keeps nothing but the arguments.
 @functools.partial(jax.checkpoint, static_argnums=(0, 1))
 def _sample_one(
     shapes: Shapes, by_columns: bool, value: jax.Array, locations: jax.Array, weights: jax.Array

@@ -27,12 +27,13 @@ from flax.typing import Dtype
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
-from avs_jax.layers import remat
+from avs_jax.layers import remat, stack
 from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend
-from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, conv2d, relu, xavier_uniform
+from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.heads import merge_heads, split_heads
 from avs_jax.layers.levels import join_levels
+from avs_jax.layers.products import conv2d, matmul
 from avs_jax.layers.reduced import attend_once, upsampled_conv
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.inputs import audio_embedding
@@ -150,13 +151,10 @@ class PixelEncoder(nn.Module):
         c, e, dtype = self.config, self.config.encoder, jnp.dtype(self.config.dtype)
         level_embed = self.param("level_embed", nn.initializers.normal(1.0), (len(maps), c.embed_dim), jnp.float32)
         tokens, position, centres, shapes = join_levels(maps, level_embed, normalize=False)
-        layer_type = remat.block(DeformableEncoderLayer, c.remat, static_argnums=(4, 5))
-        for i in range(e.num_layers):
-            layer = layer_type(
-                c.num_heads, e.num_points, e.ffn_dim, e.dropout, xavier, c.deformable, dtype, name=f"layer_{i}"
-            )
-            tokens = layer(tokens, position, centres, shapes, deterministic)
-            self.sow("intermediates", f"encoder_{i}", tokens)
+        layer_type = remat.block(DeformableEncoderLayer, c.remat, static_argnums=(4, 5), in_scan=True)
+        layer = layer_type(c.num_heads, e.num_points, e.ffn_dim, e.dropout, xavier, c.deformable, dtype, name="layers")
+        tokens, each = stack.run(layer, e.num_layers, tokens, position, centres, shapes, deterministic)
+        stack.sow(self, "encoder", each)
         return tokens
 
 
@@ -172,13 +170,11 @@ class QueryGenerator(nn.Module):
         if g.name == "repeat":
             return jnp.broadcast_to(audio, shape)
         query = self.param("query", xavier, shape[1:], jnp.float32)
-        queries = query.astype(dtype)[None]  # one set, until the first layer has read each frame's audio
-        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,))
-        for i in range(g.num_layers):
-            layer = layer_type(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name=f"layer_{i}")
-            queries = layer(queries, audio, True)
-            self.sow("intermediates", f"query_generator_{i}", queries)
-        return jnp.broadcast_to(queries, shape)
+        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,), in_scan=True)
+        layer = layer_type(c.num_heads, g.ffn_dim, 0.0, False, xavier, dtype, name="layers")
+        queries, each = stack.run(layer, g.num_layers, jnp.broadcast_to(query.astype(dtype), shape), audio, True)
+        stack.sow(self, "query_generator", each)
+        return queries
 
 
 class QueryDecoder(nn.Module):
@@ -189,11 +185,10 @@ class QueryDecoder(nn.Module):
     @nn.compact
     def __call__(self, queries: jax.Array, memory: jax.Array, deterministic: bool) -> jax.Array:
         c, d, dtype = self.config, self.config.decoder, jnp.dtype(self.config.dtype)
-        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,))
-        for i in range(d.num_layers):
-            layer = layer_type(c.num_heads, d.ffn_dim, d.dropout, True, xavier, dtype, name=f"layer_{i}")
-            queries = layer(queries, memory, deterministic)
-            self.sow("intermediates", f"decoder_{i}", queries)
+        layer_type = remat.block(DecoderLayer, c.remat, static_argnums=(3,), in_scan=True)
+        layer = layer_type(c.num_heads, d.ffn_dim, d.dropout, True, xavier, dtype, name="layers")
+        queries, each = stack.run(layer, d.num_layers, queries, memory, deterministic)
+        stack.sow(self, "decoder", each)
         return queries
 
 
@@ -291,9 +286,9 @@ class MaskPredictor(nn.Module):
 
         hidden, bias = Weights((c.num_queries, c.mlp_dim), kernel_init=xavier, dtype=dtype, name="mlp_0")()
         if c.reduced:  # M (Q W) in place of (M Q) W
-            x = jnp.einsum("nhwd,ndk->nhwk", mask_feature, jnp.einsum("nqd,qk->ndk", queries, hidden))
+            x = matmul(mask_feature, matmul(queries.mT, hidden))
         else:
-            x = jnp.einsum("nhwd,nqd->nhwq", mask_feature, queries) @ hidden
+            x = matmul(matmul(mask_feature, queries.mT), hidden)
         x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(relu(x + bias)))
         x = Linear(features, dtype=dtype, name="mlp_2")(x)
         self.sow("intermediates", "mlp", x)

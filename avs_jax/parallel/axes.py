@@ -69,8 +69,9 @@ ARRAYS: dict[str, Axes] = {
     r"similarity/logit_scale": (),
 }
 
-# The blocks of a stage of a PVT v2 or Swin are scanned: their parameters are stacked on a leading axis.
-SCANNED = re.compile(r"\w*backbone/stage\d/.*")
+# The blocks of a stage of a PVT v2 or Swin and layers that are alike are scanned: their parameters are stacked on a
+# leading axis.
+SCANNED = re.compile(r"(\w*backbone/stage\d|.*/layers)/.*")
 
 
 class AxesError(ValueError):
@@ -79,7 +80,7 @@ class AxesError(ValueError):
 
 @functools.cache
 def logical_axes(path: str, rank: int) -> Axes:
-    """Names the axes of the parameter at `path`, for example "head/decoder/layer_0/ffn/linear1/kernel".
+    """Names the axes of the parameter at `path`, for example "head/decoder/layers/ffn/linear1/kernel".
 
     Raises:
       AxesError: no line of the table fits, or more than one, or one of another rank.

@@ -9,7 +9,7 @@ import pytest
 
 from avs_jax.layers import reduced
 from avs_jax.layers.attention import MultiHeadAttention, attend
-from avs_jax.layers.blocks import conv2d
+from avs_jax.layers.products import conv2d
 from avs_jax.layers.resize import resize_bilinear
 from avs_jax.models.avsegformer import ChannelMixer, MaskPredictor
 

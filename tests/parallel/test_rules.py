@@ -113,7 +113,7 @@ def test_a_parameter_is_split_along_its_longest_axis_that_can_be(names, shape, s
     "path, rank, message",
     [
         ("head/new_layer/kernel", 2, "parameter head/new_layer/kernel: 0 lines fit; name its axes"),
-        ("head/decoder/layer_0/ffn/linear1/kernel", 3, r"\('embed', 'mlp'\) does not fit its 3 axes"),
+        ("head/decoder/layers/ffn/linear1/kernel", 2, r"\('layers', 'embed', 'mlp'\) does not fit its 2 axes"),
         ("head/decoder/surprise", 1, "parameter head/decoder/surprise: 0 lines fit"),
     ],
 )

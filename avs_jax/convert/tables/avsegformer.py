@@ -14,6 +14,7 @@ from avs_jax.convert.tables.parts import (
     linear,
     norm,
     pointwise,
+    stacked,
     weight,
 )
 
@@ -55,11 +56,12 @@ def _query_generator(config) -> Entries:
         return table
     table.append(weight("head.query_generator.query.weight", queries, "head/query_generator/query"))
     for i in range(config.query_generator.num_layers):
-        theirs, ours = f"head.query_generator.layers.{i}", f"head/query_generator/layer_{i}"
-        table += attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=False)
-        table += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=False)
-        table += _feed_forward(f"{theirs}.ffn.0", f"{theirs}.ffn.2", ours, width, config.query_generator.ffn_dim)
-        table += _norms(theirs, ours, width, 3)
+        theirs, ours = f"head.query_generator.layers.{i}", "head/query_generator/layers"
+        layer = attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=False)
+        layer += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=False)
+        layer += _feed_forward(f"{theirs}.ffn.0", f"{theirs}.ffn.2", ours, width, config.query_generator.ffn_dim)
+        layer += _norms(theirs, ours, width, 3)
+        table += stacked(layer, i)
     return table
 
 
@@ -68,21 +70,23 @@ def _encoder(config) -> Entries:
     samples = config.num_heads * _LEVELS * config.encoder.num_points
     table = [weight("head.level_embed", (_LEVELS, width), "head/encoder/level_embed")]
     for i in range(config.encoder.num_layers):
-        theirs, ours = f"head.transformer.encoder.layers.{i}", f"head/encoder/layer_{i}"
-        table += deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
-        table += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.encoder.ffn_dim)
-        table += _norms(theirs, ours, width, 2)
+        theirs, ours = f"head.transformer.encoder.layers.{i}", "head/encoder/layers"
+        layer = deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
+        layer += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.encoder.ffn_dim)
+        layer += _norms(theirs, ours, width, 2)
+        table += stacked(layer, i)
     return table
 
 
 def _decoder(config) -> Entries:
     width, table = config.embed_dim, []
     for i in range(config.decoder.num_layers):
-        theirs, ours = f"head.transformer.decoder.layers.{i}", f"head/decoder/layer_{i}"
-        table += attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=True)
-        table += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=True)
-        table += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.decoder.ffn_dim)
-        table += _norms(theirs, ours, width, 3)
+        theirs, ours = f"head.transformer.decoder.layers.{i}", "head/decoder/layers"
+        layer = attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=True)
+        layer += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=True)
+        layer += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.decoder.ffn_dim)
+        layer += _norms(theirs, ours, width, 3)
+        table += stacked(layer, i)
     return table
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from avs_jax.convert.tables.parts import Entries, attention, conv, deformable_attention, linear, norm, pointwise, weight
+from avs_jax.convert.tables.parts import (
+    Entries,
+    attention,
+    conv,
+    deformable_attention,
+    linear,
+    norm,
+    pointwise,
+    stacked,
+    weight,
+)
 from avs_jax.layers.pixel_decoder import NUM_LEVELS
 
 
@@ -99,12 +109,13 @@ def pixel_decoder(config, channels: Sequence[int], names: Names, target: str) ->
         table += pointwise(layer, f"{target}/input_conv_{i}", inputs, width)
         table += norm(group_norm, f"{target}/input_norm_{i}", width)
     for i in range(e.num_layers):
-        theirs, ours = names.encoder_layer.format(i), f"{target}/layer_{i}"
-        table += deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
+        theirs, ours = names.encoder_layer.format(i), f"{target}/layers"
+        layer = deformable_attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, samples)
         norm1, linear1, linear2, norm2 = (f"{theirs}.{part}" for part in names.encoder_parts)
-        table += norm(norm1, f"{ours}/norm1", width) + norm(norm2, f"{ours}/norm2", width)
-        table += linear(linear1, f"{ours}/ffn/linear1", width, e.ffn_dim)
-        table += linear(linear2, f"{ours}/ffn/linear2", e.ffn_dim, width)
+        layer += norm(norm1, f"{ours}/norm1", width) + norm(norm2, f"{ours}/norm2", width)
+        layer += linear(linear1, f"{ours}/ffn/linear1", width, e.ffn_dim)
+        layer += linear(linear2, f"{ours}/ffn/linear2", e.ffn_dim, width)
+        table += stacked(layer, i)
     table += pointwise(names.lateral[0], f"{target}/lateral_conv", channels[0], width, bias=False)
     table += norm(names.lateral[1], f"{target}/lateral_norm", width)
     table += conv(names.output[0], f"{target}/output_conv", width, width, 3, bias=False)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from avs_jax.convert.rules import CONV, LINEAR, POINTWISE, SAME, Dead, Layout, Rule, stacked_linears, stacked_vectors
 
 Entries = list[Rule | Dead]
@@ -68,6 +70,11 @@ def deformable_attention(source: str, target: str, width: int, samples: int) -> 
     """Multi-scale deformable attention that reads `samples` places: heads x levels x points."""
     outputs = {"sampling_offsets": 2 * samples, "attention_weights": samples, "value_proj": width, "output_proj": width}
     return [e for name, size in outputs.items() for e in linear(f"{source}.{name}", f"{target}/{name}", width, size)]
+
+
+def stacked(entries: Entries, block: int) -> Entries:
+    """The same entries as those of one block in a stack."""
+    return [dataclasses.replace(e, block=block) if isinstance(e, Rule) else e for e in entries]
 
 
 def dead(entries: Entries) -> Entries:
