@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # On a CPU: channels from which on a convolution's weight gradient is faster as matrix products, and features up to
 # which transposing a matrix in memory pays.
@@ -101,13 +102,14 @@ def _convolve_backward(stride: int, padding: int, dilation: int, saved, gradient
         (_, height, width, features), (rows, columns, channels, _) = gradient.shape, kernel.shape
         transposed = jax.lax.optimization_barrier(gradient.reshape(-1, features).mT)
 
-        def of_tap(i: int, j: int) -> jax.Array:
-            i, j = i * dilation, j * dilation
-            seen = x[:, i : i + stride * height : stride, j : j + stride * width : stride]
+        def of_tap(place: tuple[jax.Array, jax.Array]) -> jax.Array:
+            zero = np.int32(0)
+            extent = (len(x), stride * (height - 1) + 1, stride * (width - 1) + 1, channels)
+            seen = jax.lax.dynamic_slice(x, (zero, *place, zero), extent)[:, ::stride, ::stride]
             return transposed @ seen.reshape(-1, channels)
 
-        taps = jnp.stack([of_tap(i, j) for i in range(rows) for j in range(columns)])
-        return taps.mT.reshape(kernel.shape)
+        places = tuple(dilation * axis.ravel() for axis in np.indices((rows, columns), np.int32))
+        return jax.lax.map(of_tap, places).mT.reshape(kernel.shape)
 
     on_cpu = tap_by_tap if kernel.shape[2] >= FEW else as_convolution
     of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=as_convolution)

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -40,8 +41,8 @@ def make_train_step(
     clips, or frames where the clips cannot be shared out. Batch norm sees the parts one after the other, and a loss
     that divides by a number of annotated frames does so in each part.
 
-    A step whose loss, gradients or new parameters are not finite changes nothing but the step's number; its metric
-    `healthy` is False.
+    A step whose loss, gradients, parameters or new batch statistics are not finite changes nothing but the step's
+    number; its metric `healthy` is False.
     """
 
     def loss_fn(trained, fixed, model_state, batch, key):
@@ -84,18 +85,25 @@ def make_train_step(
         trained = {name: tree for name, tree in whole.items() if name not in frozen}
         grads, (model_state, metrics) = gradients(trained, fixed, state.model_state, batch, key)
         grads = parallel.in_parts(grads | jax.tree.map(jnp.zeros_like, fixed))
+        metrics |= {"gradient_norm": _norm(grads), "parameter_norm": _norm(state.params)}
+        sums = jnp.stack([_norm(model_state), *(metrics[name] for name in TOTALS)])
+        healthy = jnp.all(jnp.isfinite(sums))  # not of what is new, which would be held beside the old until then
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = config.train.ema_decay
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params) if decay else {}
-        metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
-        sums = jnp.stack([optax.tree.norm(model_state), *(metrics[name] for name in TOTALS)])
-        healthy = jnp.all(jnp.isfinite(sums))
         new = state.replace(params=params, model_state=model_state, opt_state=opt_state, ema_params=ema)
         new = jax.tree.map(lambda old, new: jnp.where(healthy, new, old), state, new)
         return new.replace(step=state.step + 1), metrics | {HEALTHY: healthy}
 
     return train_step
+
+
+def _norm(tree: Any) -> jax.Array:
+    """The L2 norm of all arrays together, as products: on a CPU, sums would take the squares from memory."""
+    precise = jax.lax.Precision.HIGHEST
+    squares = [jnp.einsum("...,...->", x, x, precision=precise) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def _frames_as_clips(batch: Batch) -> Batch:
