@@ -17,6 +17,7 @@ mask_feature, pred.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -284,13 +285,16 @@ class MaskPredictor(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         _, height, width, features = mask_feature.shape
 
-        hidden, bias = Weights((c.num_queries, c.mlp_dim), kernel_init=xavier, dtype=dtype, name="mlp_0")()
-        if c.reduced:  # M (Q W) in place of (M Q) W
-            x = matmul(mask_feature, matmul(queries.mT, hidden))
-        else:
-            x = matmul(matmul(mask_feature, queries.mT), hidden)
-        x = relu(Linear(c.mlp_dim, dtype=dtype, name="mlp_1")(relu(x + bias)))
-        x = Linear(features, dtype=dtype, name="mlp_2")(x)
+        widths = (c.num_queries, c.mlp_dim, c.mlp_dim, features)
+        layers = [
+            Weights(shape, kernel_init=xavier, dtype=dtype, name=f"mlp_{i}")()
+            for i, shape in enumerate(itertools.pairwise(widths))
+        ]
+        mlp = functools.partial(_query_mlp, c.reduced, layers)
+        # On a CPU frame by frame: the gradients of hidden values, the largest arrays, are then held for one frame alone.
+        x = jax.lax.platform_dependent(
+            mask_feature, queries, cpu=lambda *frames: jax.lax.map(lambda frame: mlp(*frame), frames), default=mlp
+        )
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
@@ -301,3 +305,13 @@ class MaskPredictor(nn.Module):
         else:
             x = conv2d(resize_bilinear(x, (4 * height, 4 * width)), taps, padding=1)
         return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(relu(x + bias))
+
+
+def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
+    """MLP(M Q) of mask feature M (..., h, w, D) and queries Q (..., Q, D) -> (..., h, w, D)."""
+    (hidden, bias), (second, second_bias), (last, last_bias) = layers
+    if reduced:  # M (Q W) in place of (M Q) W
+        x = matmul(mask_feature, matmul(queries.mT, hidden))
+    else:
+        x = matmul(matmul(mask_feature, queries.mT), hidden)
+    return matmul(relu(matmul(relu(x + bias), second) + second_bias), last) + last_bias
