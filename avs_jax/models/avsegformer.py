@@ -291,7 +291,7 @@ class MaskPredictor(nn.Module):
             for i, shape in enumerate(itertools.pairwise(widths))
         ]
         mlp = functools.partial(_query_mlp, c.reduced, layers)
-        # On a CPU frame by frame: the gradients of hidden values, the largest arrays, are then held for one frame alone.
+        # On a CPU frame by frame: the gradients of hidden values, the largest arrays, are held for one frame alone.
         x = jax.lax.platform_dependent(
             mask_feature, queries, cpu=lambda *frames: jax.lax.map(lambda frame: mlp(*frame), frames), default=mlp
         )
