@@ -56,7 +56,16 @@ def parameters(state_dict: dict) -> dict:
         parts, array = STACKED.get(path[-1] if path else "", (None,)), jnp.asarray(array)
         for part, piece in zip(parts, jnp.split(array, len(parts)), strict=True):
             _insert(tree, [*path[:-1], part] if part else path, last, piece)
-    return tree
+    return _layers_stacked(tree)
+
+
+def _layers_stacked(tree: dict) -> dict:
+    """`layer_0`, `layer_1` ... of a module as one tree `layers`, on a leading axis."""
+    if not isinstance(tree, dict):
+        return tree
+    tree = {name: _layers_stacked(inner) for name, inner in tree.items()}
+    layers = [tree.pop(f"layer_{i}") for i in range(sum(name.startswith("layer_") for name in tree))]
+    return tree | {"layers": jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)} if layers else tree
 
 
 def _insert(tree: dict, path: list[str], last: str, array: jax.Array) -> None:
