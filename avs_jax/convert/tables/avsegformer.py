@@ -56,11 +56,11 @@ def _query_generator(config) -> Entries:
         return table
     table.append(weight("head.query_generator.query.weight", queries, "head/query_generator/query"))
     for i in range(config.query_generator.num_layers):
-        theirs, ours = f"head.query_generator.layers.{i}", "head/query_generator/layers"
-        layer = attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=False)
-        layer += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=False)
-        layer += _feed_forward(f"{theirs}.ffn.0", f"{theirs}.ffn.2", ours, width, config.query_generator.ffn_dim)
-        layer += _norms(theirs, ours, width, 3)
+        theirs = f"head.query_generator.layers.{i}"
+        linears = f"{theirs}.ffn.0", f"{theirs}.ffn.2"
+        layer = _decoder_layer(
+            theirs, "head/query_generator/layers", linears, width, config.query_generator.ffn_dim, False
+        )
         table += stacked(layer, i)
     return table
 
@@ -81,13 +81,18 @@ def _encoder(config) -> Entries:
 def _decoder(config) -> Entries:
     width, table = config.embed_dim, []
     for i in range(config.decoder.num_layers):
-        theirs, ours = f"head.transformer.decoder.layers.{i}", "head/decoder/layers"
-        layer = attention(f"{theirs}.self_attn", f"{ours}/self_attn", width, bias=True)
-        layer += attention(f"{theirs}.cross_attn", f"{ours}/cross_attn", width, bias=True)
-        layer += _feed_forward(f"{theirs}.linear1", f"{theirs}.linear2", ours, width, config.decoder.ffn_dim)
-        layer += _norms(theirs, ours, width, 3)
-        table += stacked(layer, i)
+        theirs = f"head.transformer.decoder.layers.{i}"
+        linears = f"{theirs}.linear1", f"{theirs}.linear2"
+        table += stacked(_decoder_layer(theirs, "head/decoder/layers", linears, width, config.decoder.ffn_dim, True), i)
     return table
+
+
+def _decoder_layer(theirs: str, ours: str, linears: tuple[str, str], width: int, hidden: int, bias: bool) -> Entries:
+    """A `DecoderLayer`; `linears` names its feed-forward's layers, `bias` is that of its attentions."""
+    layer = [
+        e for part in ("self", "cross") for e in attention(f"{theirs}.{part}_attn", f"{ours}/{part}_attn", width, bias)
+    ]
+    return layer + _feed_forward(*linears, ours, width, hidden) + _norms(theirs, ours, width, 3)
 
 
 def _mask_feature(config) -> Entries:
