@@ -23,7 +23,7 @@ from avs_jax.parallel import ahead
 from avs_jax.parallel import mesh as meshes
 from avs_jax.train import evaluate, feed, optimizer
 from avs_jax.train import state as states
-from avs_jax.train.step import make_train_step
+from avs_jax.train.step import compiler_options, make_train_step
 from data_pipeline import batch as batches
 
 STEPS = ("train", "eval", "predict")
@@ -82,7 +82,8 @@ def _step_report(name: str, program: Program, target: ahead.Target, mesh: Mesh |
         counted = cost.of_jaxpr(traced.jaxpr.jaxpr, platform)
         clips, frames = program.arguments[-1]["frames"].shape[:2]
         yield f"{name}: a batch of {clips} x {frames} frames, {counted.flops / 1e9:,.1f} GFLOP in products, all devices"
-        found = ahead.compile_traced(traced, program.arguments, target)
+        options = compiler_options(platform) if program.donate else {}
+        found = ahead.compile_traced(traced, program.arguments, target, options)
     yield f"  traced and compiled in {time.perf_counter() - start:.1f} s, of which the compiler {found.seconds:.1f} s"
     yield from (f"  {line}" for line in found.lines())
     if target.memory and found.peak_memory > target.memory:

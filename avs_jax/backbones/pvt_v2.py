@@ -143,11 +143,12 @@ class ReducedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        query = Linear(c, dtype=self.dtype, name="q")(x).reshape(n, h * w, self.heads, c // self.heads)
+        query = Linear(c, dtype=self.dtype, kept=False, name="q")(x).reshape(n, h * w, self.heads, c // self.heads)
         if self.reduction > 1:
             x = SpatialReduction(self.reduction, self.dtype, name="sr")(x)
             x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        key_value = Linear(2 * c, dtype=self.dtype, name="kv")(x).reshape(n, -1, 2, self.heads, c // self.heads)
+        key_value = Linear(2 * c, dtype=self.dtype, kept=False, name="kv")(x)
+        key_value = key_value.reshape(n, -1, 2, self.heads, c // self.heads)
         y = jax.nn.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
         return Linear(c, dtype=self.dtype, name="proj")(y.reshape(n, h, w, c))
 
@@ -182,7 +183,8 @@ class ConvolutionalMLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        y = Linear(self.ratio * c, dtype=self.dtype, name="fc1")(x)
+        # The widest values of a block: computed again cheaply, kept they take half of the memory of the backbone.
+        y = Linear(self.ratio * c, dtype=self.dtype, kept=False, name="fc1")(x)
         y = DepthwiseConvGELU(self.dtype, name="dwconv")(y)
         return Linear(c, dtype=self.dtype, name="fc2")(y)
 

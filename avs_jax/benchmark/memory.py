@@ -33,7 +33,7 @@ def _peak(config, component: str, mode: str) -> int:
     device = jax.devices()[0]
     before = _resident("VmRSS")
     program = programs.create(config, component, mode)
-    run = compilation.runner(compilation.lower(program).compile(), program)
+    run = compilation.runner(compilation.compile_once(program), program)
     del program
     run()
     _forget_peak()

@@ -24,7 +24,7 @@ def sweep(
     points: dict[str, list] = {"seconds": [], "cpu_seconds": [], "peak_bytes": []}
     for value in values:
         program = programs.create(_at(config, axis, value), "model", mode)
-        compiled = compilation.lower(program).compile()
+        compiled = compilation.compile_once(program)
         run = compilation.runner(compiled, program)
         sample = timing.median(timing.alternate({"jax": run}, 1, seconds)["jax"])
         points["seconds"].append(sample.wall)

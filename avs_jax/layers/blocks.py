@@ -47,19 +47,24 @@ def xavier_uniform(stacked: int = 1) -> Initializer:
 
 
 class Dense(nn.Module):
-    """Linear layer on the last axis: (..., C) -> (..., features). Without initialisers given, PyTorch's default."""
+    """Linear layer on the last axis: (..., C) -> (..., features). Without initialisers given, PyTorch's default.
+
+    What is not `kept` is computed again for the backward pass by the rematerialisation policy "dots", too.
+    """
 
     features: int
     use_bias: bool = True
     kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     dtype: Dtype = jnp.float32
+    kept: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         default = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32)
-        y = matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = matmul(x, kernel) if self.kept else remat.unkept_product(matmul, x, kernel)
         if self.use_bias:
             y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
         return y

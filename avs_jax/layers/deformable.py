@@ -68,7 +68,7 @@ class MultiScaleDeformableAttention(nn.Module):
         single = jnp.promote_types(self.dtype, jnp.float32)
         zeros = nn.initializers.zeros
 
-        value = self._dense(query.shape[-1], "value_proj", xavier_uniform())(tokens)
+        value = self._dense(query.shape[-1], "value_proj", xavier_uniform(), kept=False)(tokens)
         if valid is not None:
             value = jnp.where(valid[..., None], value, 0)
         offsets = self._dense(2 * math.prod(grid), "sampling_offsets", zeros, _star_bias(grid), dtype=single)(query)
@@ -85,10 +85,12 @@ class MultiScaleDeformableAttention(nn.Module):
                 self.form,
             )
         )
-        return self._dense(query.shape[-1], "output_proj", xavier_uniform())(merge_heads(sampled))
+        return self._dense(query.shape[-1], "output_proj", xavier_uniform(), kept=False)(merge_heads(sampled))
 
-    def _dense(self, features: int, name: str, kernel_init, bias_init=nn.initializers.zeros, dtype=None) -> Dense:
-        return Dense(features, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype or self.dtype, name=name)
+    def _dense(
+        self, features: int, name: str, kernel_init, bias_init=nn.initializers.zeros, dtype=None, kept=True
+    ) -> Dense:
+        return Dense(features, True, kernel_init, bias_init, dtype or self.dtype, kept, name=name)
 
 
 def _star_bias(grid: tuple[int, int, int]):

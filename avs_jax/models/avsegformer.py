@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
@@ -291,10 +292,7 @@ class MaskPredictor(nn.Module):
             for i, shape in enumerate(itertools.pairwise(widths))
         ]
         mlp = functools.partial(_query_mlp, c.reduced, layers)
-        # On a CPU frame by frame: the gradients of hidden values, the largest arrays, are held for one frame alone.
-        x = jax.lax.platform_dependent(
-            mask_feature, queries, cpu=lambda *frames: jax.lax.map(lambda frame: mlp(*frame), frames), default=mlp
-        )
+        x = jax.lax.platform_dependent(mask_feature, queries, cpu=_frame_by_frame(mlp), default=mlp)
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
@@ -307,6 +305,9 @@ class MaskPredictor(nn.Module):
         return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(relu(x + bias))
 
 
+_SECOND = "second_layer"  # of the mask predictor's MLP
+
+
 def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
     """MLP(M Q) of mask feature M (..., h, w, D) and queries Q (..., Q, D) -> (..., h, w, D)."""
     (hidden, bias), (second, second_bias), (last, last_bias) = layers
@@ -314,4 +315,13 @@ def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, 
         x = matmul(mask_feature, matmul(queries.mT, hidden))
     else:
         x = matmul(matmul(mask_feature, queries.mT), hidden)
-    return matmul(relu(matmul(relu(x + bias), second) + second_bias), last) + last_bias
+    x = checkpoint_name(matmul(relu(x + bias), second) + second_bias, _SECOND)
+    return matmul(relu(x), last) + last_bias
+
+
+def _frame_by_frame(mlp: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`mlp` for a CPU. Its hidden values are the largest arrays of a training step: of all frames only those of the
+    second layer are kept, which would cost most to compute again."""
+    keep = jax.checkpoint_policies.save_only_these_names(_SECOND)
+    remade = jax.checkpoint(mlp, prevent_cse=False, policy=keep)
+    return lambda *frames: jax.lax.map(lambda frame: remade(*frame), frames)

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -143,12 +143,13 @@ def _tpu(topology: str, shape: str, chip: Chip) -> tuple[jax.Device, ...]:
     return tuple(found.devices)
 
 
-def compile_traced(traced: Traced, arguments: Any, where: Target) -> Compilation:
+def compile_traced(traced: Traced, arguments: Any, where: Target, options: Mapping[str, str]) -> Compilation:
     """Compiles a function, for `cuda` only lowers it.
 
     Args:
       traced: the function.
       arguments: what it was traced with, a tree of `jax.ShapeDtypeStruct` whose layouts are on devices of `where`.
+      options: of the compiler.
 
     Raises:
       AheadError: the compiler itself has found that the program does not fit the device's memory.
@@ -158,7 +159,7 @@ def compile_traced(traced: Traced, arguments: Any, where: Target) -> Compilation
         return _lowered_only(traced.lower(lowering_platforms=("cuda",)), arguments, start)
     lowered = traced.lower()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(dict(options))
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:

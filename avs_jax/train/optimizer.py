@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from avs_jax.train.parameter_groups import ParameterGroup, parameter_group
@@ -34,6 +35,8 @@ def create(
     A part (a top-level name of the parameter tree) of `unfreeze_at` is left alone before that step: no update, no
     weight decay, no moments, so that its bias correction starts then, as PyTorch's does for parameters without a
     gradient. A part of `never` has no optimizer state at all.
+
+    `update` may be told whether the step is `healthy`; what it then gives for the state goes to `keep_healthy`.
     """
     inner = {"train": _direction(config), "never": optax.set_to_zero()}
     for part, step in unfreeze_at.items():
@@ -64,6 +67,15 @@ def next_change(step: int, unfreeze_at: Mapping[str, int]) -> float:
     return min((start for start in unfreeze_at.values() if start > step), default=math.inf)
 
 
+def keep_healthy(healthy: jax.Array, new: optax.OptState, old: optax.OptState) -> optax.OptState:
+    """Returns the `new` state if `healthy`, else the `old`; `new` is of an `update` which was told the same."""
+
+    def select(new, old):  # Adam's own is selected already
+        return new if isinstance(new, optax.ScaleByAdamState) else jnp.where(healthy, new, old)
+
+    return jax.tree.map(select, new, old, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+
+
 def _label(part: str, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) -> str:
     if part in never:
         return "never"
@@ -75,11 +87,43 @@ def _direction(config) -> optax.GradientTransformation:
     if config.name == "sgd":
         return optax.identity()
     beta1, beta2 = config.betas
-    adam = optax.scale_by_adam(beta1, beta2, config.eps)
+    adam = _adam(beta1, beta2, config.eps)
     if config.name == "adam":
         return adam
     mask = None if config.decay == "all" else functools.partial(jax.tree_util.tree_map_with_path, _decays)
     return optax.chain(adam, optax.add_decayed_weights(config.weight_decay, mask))
+
+
+def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """`optax.scale_by_adam`, told whether the step is `healthy`: otherwise the state stays what it is.
+
+    On a CPU the moments change in their place, in a loop that runs once or not at all: XLA would else compute new
+    moments anew wherever they are used, for which it holds the old ones, copied, from the beginning of the step.
+    """
+    start = optax.scale_by_adam(beta1, beta2, eps).init
+
+    def moments(grads, mu, nu):
+        return optax.tree.update_moment(grads, mu, beta1, 1), optax.tree.update_moment(grads, nu, beta2, 2)
+
+    def in_place(healthy, grads, *old):
+        def body(turn, old):
+            now, _ = jax.lax.optimization_barrier((grads, turn))  # else squares are made, and held, before the loop
+            return moments(now, *old)
+
+        return jax.lax.fori_loop(0, healthy.astype(jnp.int32), body, old)
+
+    def selected(healthy, grads, *old):
+        return jax.tree.map(functools.partial(jnp.where, healthy), moments(grads, *old), old)
+
+    def update(grads, state, params=None, *, healthy=True, **_):
+        healthy = jnp.asarray(healthy)
+        count = jnp.where(healthy, optax.safe_increment(state.count), state.count)
+        mu, nu = jax.lax.platform_dependent(healthy, grads, state.mu, state.nu, cpu=in_place, default=selected)
+        unbiased = optax.tree.bias_correction(mu, beta1, count), optax.tree.bias_correction(nu, beta2, count)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), *unbiased)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(start, update)
 
 
 def _decays(path: tuple, leaf: jax.Array) -> bool:

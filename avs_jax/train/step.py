@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -16,6 +17,7 @@ import optax
 from avs_jax import losses, models, parallel
 from avs_jax.parallel import mesh as meshes
 from avs_jax.parallel import processes
+from avs_jax.train import optimizer
 from avs_jax.train.state import TrainState
 from data_pipeline.batch import FIELDS
 
@@ -33,7 +35,7 @@ def make_train_step(
     """Returns the pure function (state, batch) -> (state, metrics) for `config`; jit it with the state donated.
 
     Args:
-      model, tx: the model and its optimizer.
+      model, tx: the model and its optimizer, as of `optimizer.create`.
       config: the whole configuration; `loss` and `train` are read.
       frozen: top-level parts of the parameters for which no gradient is computed, nor memory held.
 
@@ -88,13 +90,15 @@ def make_train_step(
         metrics |= {"gradient_norm": _norm(grads), "parameter_norm": _norm(state.params)}
         sums = jnp.stack([_norm(model_state), *(metrics[name] for name in TOTALS)])
         healthy = jnp.all(jnp.isfinite(sums))  # not of what is new, which would be held beside the old until then
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, healthy=healthy)
         params = optax.apply_updates(state.params, updates)
         decay = config.train.ema_decay
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema_params, params) if decay else {}
-        new = state.replace(params=params, model_state=model_state, opt_state=opt_state, ema_params=ema)
-        new = jax.tree.map(lambda old, new: jnp.where(healthy, new, old), state, new)
-        return new.replace(step=state.step + 1), metrics | {HEALTHY: healthy}
+        old = state.params, state.model_state, state.ema_params
+        new = jax.tree.map(functools.partial(jnp.where, healthy), (params, model_state, ema), old)
+        opt_state = optimizer.keep_healthy(healthy, opt_state, state.opt_state)
+        state = TrainState(state.step + 1, new[0], new[1], opt_state, new[2], state.rng)
+        return state, metrics | {HEALTHY: healthy}
 
     return train_step
 
@@ -129,6 +133,14 @@ def by_shape(step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, 
     return call
 
 
+def compiler_options(platform: str) -> dict[str, str]:
+    """What the compiler is told of a training step beside the step."""
+    if platform != "cpu":
+        return {}
+    # Else whatever can be first is first: the zeros into which every loop writes, so all of them are held at once.
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
 def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
     """Compiles a training step for batches of one shape, its state donated, and says what it takes.
 
@@ -139,7 +151,8 @@ def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
     start = time.perf_counter()
     layouts = jax.tree.map(lambda x: x.sharding, state)
     with jax.set_mesh(layouts.step.mesh):
-        compiled = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None)).lower(state, batch).compile()
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None))
+        compiled = jitted.lower(state, batch).compile(compiler_options(layouts.step.mesh.devices.flat[0].platform))
     processes.meet()  # compiling takes one longer than another
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     log.info(

@@ -31,6 +31,7 @@ def test_the_parts_of_vct_are_parts_of_it():
 
 def test_training_a_part_is_about_three_forward_passes(tiny_config):
     tiny_config.train.update(batch_size=tiny_config.eval.batch_size, supervised_frames_only=False)
+    tiny_config.model.remat = "none"  # what is computed again is no small part of a tiny model
     for part in ("encoder", "decoder", "head"):
         assert flops(tiny_config, part, "train") == pytest.approx(3 * flops(tiny_config, part, "forward"), rel=0.15)
 

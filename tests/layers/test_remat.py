@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avs_jax.layers import remat
+from avs_jax.layers import blocks, remat
 
 
 class Block(nn.Module):
@@ -59,6 +59,26 @@ def test_gradients_are_the_same(setting, policy):
 def test_each_policy_keeps_less(setting):
     kept = [kept_bytes(policy, *setting) for policy in remat.POLICIES]
     assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(kept), kept
+
+
+def test_dots_keeps_no_product_that_is_not_to_be_kept():
+    class Twice(nn.Module):
+        kept: bool
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(8)(jnp.sin(blocks.Dense(64, kept=self.kept)(x)))
+
+    x, (kept, unkept) = jnp.ones((32, 8)), (remat.block(Twice, "dots")(kept) for kept in (True, False))
+    params = kept.init(jax.random.key(0), x)
+
+    def found(model):
+        loss, backward = jax.vjp(lambda params: jnp.sum(model.apply(params, x)), params)
+        return backward(loss), sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+
+    (gradients, with_it), (same, without) = found(kept), found(unkept)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), same, gradients)
+    assert with_it - without == 32 * 64 * 4
 
 
 def test_an_unknown_policy_is_named():

@@ -80,3 +80,35 @@ def test_gradient_clipping_bounds_the_global_norm():
     gradient = {"a": jnp.full((3,), 10.0), "b": jnp.full((4,), -10.0)}
     seen, _ = run(optimizer.create(config, 1, {}), jax.tree.map(jnp.zeros_like, gradient), [gradient])
     np.testing.assert_allclose(optax.tree.norm(seen[0]), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, later", [("adamw", {}), ("adam", {}), ("adamw", {"head": 1})])
+def test_a_step_that_is_not_healthy_leaves_the_state_as_it_was(name, later):
+    tx = optimizer.create(settings(name=name, learning_rate=0.1, warmup_steps=3), 9, later)
+    params = {"head": jnp.ones(3)}
+
+    @jax.jit
+    def step(healthy, gradient, old):
+        updates, new = tx.update({"head": gradient}, old, params, healthy=healthy)
+        return updates, optimizer.keep_healthy(healthy, new, old)
+
+    _, state = step(True, jnp.arange(3.0), tx.init(params))
+    _, same = step(False, jnp.full(3, jnp.nan), state)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    updates, after = step(True, jnp.full(3, 2.0), same)
+    expected, untold = tx.update({"head": jnp.full(3, 2.0)}, state, params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), (updates, after), (expected, untold))
+
+
+def test_moments_change_in_place():
+    """On a CPU no second copy of a moment is held beside the donated ones."""
+    tx = optimizer.create(settings(), 9, {})
+    params = {"head": jnp.ones((1024, 256))}
+
+    def step(params, state, gradients):
+        healthy = jnp.isfinite(jnp.sum(gradients["head"]))
+        updates, new = tx.update(gradients, state, params, healthy=healthy)
+        return optax.apply_updates(params, updates), optimizer.keep_healthy(healthy, new, state)
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < params["head"].nbytes / 2
