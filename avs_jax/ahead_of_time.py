@@ -16,14 +16,14 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from avs_jax import compiler, models, parallel
 from avs_jax import config as configuration
-from avs_jax import models, parallel
 from avs_jax.benchmark import cost
 from avs_jax.parallel import ahead
 from avs_jax.parallel import mesh as meshes
 from avs_jax.train import evaluate, feed, optimizer
 from avs_jax.train import state as states
-from avs_jax.train.step import compiler_options, make_train_step
+from avs_jax.train.step import make_train_step
 from data_pipeline import batch as batches
 
 STEPS = ("train", "eval", "predict")
@@ -77,12 +77,13 @@ def _step_report(name: str, program: Program, target: ahead.Target, mesh: Mesh |
     start = time.perf_counter()
     with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh):
         jitted = jax.jit(program.function, donate_argnums=(0,) if program.donate else (), out_shardings=program.results)
-        traced = jitted.trace(*program.arguments)
         platform = target.devices[0].platform if target.devices else "cuda"
+        with compiler.tracing(platform):
+            traced = jitted.trace(*program.arguments)
         counted = cost.of_jaxpr(traced.jaxpr.jaxpr, platform)
         clips, frames = program.arguments[-1]["frames"].shape[:2]
         yield f"{name}: a batch of {clips} x {frames} frames, {counted.flops / 1e9:,.1f} GFLOP in products, all devices"
-        options = compiler_options(platform) if program.donate else {}
+        options = compiler.training_options(platform) if program.donate else {}
         found = ahead.compile_traced(traced, program.arguments, target, options)
     yield f"  traced and compiled in {time.perf_counter() - start:.1f} s, of which the compiler {found.seconds:.1f} s"
     yield from (f"  {line}" for line in found.lines())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from avs_jax.backbones.transformer import Linear, stacked
+from avs_jax.compiler import by_platform
 from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, gelu
 from avs_jax.layers.products import matmul
 
@@ -260,4 +261,4 @@ def _materialised(x: jax.Array) -> jax.Array:
     def product(x: jax.Array) -> jax.Array:
         return jnp.matmul(jnp.eye(len(x), dtype=x.dtype)[None], x[None], precision=jax.lax.Precision.HIGHEST)[0]
 
-    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x)
+    return by_platform(x, cpu=product, default=lambda x: x)

@@ -25,4 +25,5 @@ def stacked(block: type[nn.Module], count: int, policy: str) -> type[nn.Module]:
         split_rngs={"params": True, "dropout": True},
         in_axes=0,
         length=count,
+        check_constancy_invariants=False,  # saves tracing the block twice
     )

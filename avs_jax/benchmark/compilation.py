@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 from jax.stages import Compiled
 
+from avs_jax import compiler
 from avs_jax.benchmark.programs import Program
-from avs_jax.train.step import compiler_options
 
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
 
@@ -31,8 +31,9 @@ def compile_once(program: Program) -> Compiled:
     """Traces, lowers and compiles a program as it is run in earnest; a step may overwrite its first argument."""
     # A new function object: jit would otherwise find the trace of the last time.
     function = jax.jit(lambda *arguments: program.function(*arguments), donate_argnums=(0,) if program.is_step else ())
-    options = compiler_options(jax.default_backend()) if program.is_step else {}
-    return function.lower(*program.arguments).compile(options)
+    with compiler.tracing(jax.default_backend()):
+        lowered = function.lower(*program.arguments)
+    return lowered.compile(compiler.training_options(jax.default_backend()) if program.is_step else {})
 
 
 def compile_twice(program: Program) -> tuple[Compiled, Compilation]:

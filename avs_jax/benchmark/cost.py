@@ -31,12 +31,16 @@ def of(function: Callable, *arguments: Any, platform: str = "") -> Cost:
     What no result depends on does not count. A choice by platform counts as what `platform` ("cpu", "cuda", "tpu"; by
     default the one in use) gets, any other conditional as its dearest branch, a loop of unknown length as one round.
     """
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return of_jaxpr(used, platform or jax.default_backend())
+    return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, platform or jax.default_backend())
 
 
 def of_jaxpr(jaxpr: Jaxpr, platform: str) -> Cost:
+    """`of` what a function was traced to."""
+    used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _of_used(used, platform)
+
+
+def _of_used(jaxpr: Jaxpr, platform: str) -> Cost:
     """Counts a jaxpr with all that it calls."""
     total = Cost()
     for equation in jaxpr.eqns:
@@ -46,12 +50,12 @@ def of_jaxpr(jaxpr: Jaxpr, platform: str) -> Cost:
             case "conv_general_dilated":
                 total = total.plus(Cost(_conv_flops(equation), _bytes(equation)))
             case "scan":
-                total = total.plus(of_jaxpr(equation.params["jaxpr"].jaxpr, platform), equation.params["length"])
+                total = total.plus(_of_used(equation.params["jaxpr"].jaxpr, platform), equation.params["length"])
             case "cond":
-                total = total.plus(max(of_jaxpr(branch.jaxpr, platform) for branch in _branches(equation, platform)))
+                total = total.plus(max(_of_used(branch.jaxpr, platform) for branch in _branches(equation, platform)))
             case _:
                 for inner in _called(equation):
-                    total = total.plus(of_jaxpr(inner, platform))
+                    total = total.plus(_of_used(inner, platform))
     return total
 
 

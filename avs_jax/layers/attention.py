@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from avs_jax.compiler import by_platform
 from avs_jax.layers import remat
 from avs_jax.layers.blocks import Dense, FeedForward, LayerNorm, xavier_uniform
 from avs_jax.layers.dropout import Dropout, drop, fold_in
@@ -50,7 +51,7 @@ def attend(
         mask = jnp.broadcast_to(mask, (query.shape[0], query.shape[2], query.shape[1], key.shape[1]))
     arguments = (query, key, value, mask, seed)
     return remat.product(
-        jax.lax.platform_dependent(
+        by_platform(
             *arguments, cpu=functools.partial(_attend_looped, rate=rate), default=functools.partial(_attend, rate=rate)
         )
     )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
+from avs_jax.compiler import by_platform
 from avs_jax.layers import remat
 from avs_jax.layers.dropout import Dropout, drop, fold_in
 from avs_jax.layers.loops import one_by_one
@@ -238,7 +239,7 @@ class FeedForward(nn.Module):
         if x.ndim < 3:
             return apply((first, second), x, seed)
         # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
-        return remat.product(jax.lax.platform_dependent((first, second), x, seed, cpu=frame_by_frame, default=apply))
+        return remat.product(by_platform((first, second), x, seed, cpu=frame_by_frame, default=apply))
 
 
 def _feed_forward(activation: Callable, rate: float, weights, x: jax.Array, seed: jax.Array | None) -> jax.Array:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avs_jax.compiler import by_platform
+
 # On a CPU: channels from which on a convolution's weight gradient is faster as matrix products, and features up to
 # which transposing a matrix in memory pays.
 FEW, MANY = 16, 1024
@@ -49,7 +51,7 @@ def _weights_gradient(x: jax.Array, gradient: jax.Array, batch: int) -> jax.Arra
     def transposed(x: jax.Array, gradient: jax.Array) -> jax.Array:
         return _of_transposed(*(y.reshape(*y.shape[:batch], -1, y.shape[-1]) for y in (x, gradient)))
 
-    return jax.lax.platform_dependent(x, gradient, cpu=transposed, default=over_rows)
+    return by_platform(x, gradient, cpu=transposed, default=over_rows)
 
 
 def _of_transposed(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -112,7 +114,7 @@ def _convolve_backward(stride: int, padding: int, dilation: int, saved, gradient
         return jax.lax.map(of_tap, places).mT.reshape(kernel.shape)
 
     on_cpu = tap_by_tap if kernel.shape[2] >= FEW else as_convolution
-    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=as_convolution)
+    of_kernel = by_platform(x, gradient, cpu=on_cpu, default=as_convolution)
     return jax.linear_transpose(lambda x: convolve(x, kernel), x)(gradient)[0], of_kernel
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avs_jax.compiler import by_platform
 from avs_jax.layers.heads import fold_heads, unfold_heads
 from avs_jax.layers.loops import one_by_one
 
@@ -41,7 +42,7 @@ def sample(
     match form:
         case "auto":
             forms = {platform: functools.partial(sample, shapes=shapes, form=form) for platform, form in AUTO.items()}
-            return jax.lax.platform_dependent(value, locations, weights, **forms)
+            return by_platform(value, locations, weights, **forms)
         case "packed":
             return _packed(value, locations, weights, shapes)
         case "looped":

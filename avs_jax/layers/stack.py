@@ -32,6 +32,7 @@ def run(layer: nn.Module, count: int, x: jax.Array, *arguments: Any) -> tuple[ja
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,
         length=count,
+        check_constancy_invariants=False,  # saves tracing the body twice
     )
     return scan(layer, x, *arguments)
 

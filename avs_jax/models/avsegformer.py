@@ -29,6 +29,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
+from avs_jax.compiler import by_platform
 from avs_jax.layers import remat, stack
 from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, relu, xavier_uniform
@@ -292,7 +293,7 @@ class MaskPredictor(nn.Module):
             for i, shape in enumerate(itertools.pairwise(widths))
         ]
         mlp = functools.partial(_query_mlp, c.reduced, layers)
-        x = jax.lax.platform_dependent(mask_feature, queries, cpu=_frame_by_frame(mlp), default=mlp)
+        x = by_platform(mask_feature, queries, cpu=_frame_by_frame(mlp), default=mlp)
         self.sow("intermediates", "mlp", x)
 
         x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)

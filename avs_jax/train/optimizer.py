@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from avs_jax.compiler import by_platform
 from avs_jax.train.parameter_groups import ParameterGroup, parameter_group
 
 
@@ -102,8 +103,17 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
     """
     start = optax.scale_by_adam(beta1, beta2, eps).init
 
+    # Jitted, these are traced once for all parameters of a shape.
+    first = jax.jit(lambda gradient, mu: optax.tree.update_moment(gradient, mu, beta1, 1))
+    second = jax.jit(lambda gradient, nu: optax.tree.update_moment(gradient, nu, beta2, 2))
+
+    @jax.jit
+    def direction(count, mu, nu):
+        mu, nu = optax.tree.bias_correction(mu, beta1, count), optax.tree.bias_correction(nu, beta2, count)
+        return mu / (jnp.sqrt(nu) + eps)
+
     def moments(grads, mu, nu):
-        return optax.tree.update_moment(grads, mu, beta1, 1), optax.tree.update_moment(grads, nu, beta2, 2)
+        return jax.tree.map(first, grads, mu), jax.tree.map(second, grads, nu)
 
     def in_place(healthy, grads, *old):
         def body(turn, old):
@@ -118,9 +128,8 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
     def update(grads, state, params=None, *, healthy=True, **_):
         healthy = jnp.asarray(healthy)
         count = jnp.where(healthy, optax.safe_increment(state.count), state.count)
-        mu, nu = jax.lax.platform_dependent(healthy, grads, state.mu, state.nu, cpu=in_place, default=selected)
-        unbiased = optax.tree.bias_correction(mu, beta1, count), optax.tree.bias_correction(nu, beta2, count)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), *unbiased)
+        mu, nu = by_platform(healthy, grads, state.mu, state.nu, cpu=in_place, default=selected)
+        updates = jax.tree.map(functools.partial(direction, count), mu, nu)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformationExtraArgs(start, update)

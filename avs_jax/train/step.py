@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from avs_jax import losses, models, parallel
+from avs_jax import compiler, losses, models, parallel
 from avs_jax.parallel import mesh as meshes
 from avs_jax.parallel import processes
 from avs_jax.train import optimizer
@@ -133,14 +133,6 @@ def by_shape(step: Callable) -> Callable[[TrainState, Batch], tuple[TrainState, 
     return call
 
 
-def compiler_options(platform: str) -> dict[str, str]:
-    """What the compiler is told of a training step beside the step."""
-    if platform != "cpu":
-        return {}
-    # Else whatever can be first is first: the zeros into which every loop writes, so all of them are held at once.
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-
-
 def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
     """Compiles a training step for batches of one shape, its state donated, and says what it takes.
 
@@ -150,9 +142,12 @@ def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
     """
     start = time.perf_counter()
     layouts = jax.tree.map(lambda x: x.sharding, state)
+    platform = layouts.step.mesh.devices.flat[0].platform
     with jax.set_mesh(layouts.step.mesh):
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(layouts, None))
-        compiled = jitted.lower(state, batch).compile(compiler_options(layouts.step.mesh.devices.flat[0].platform))
+        with compiler.tracing(platform):
+            lowered = jitted.lower(state, batch)
+        compiled = lowered.compile(compiler.training_options(platform))
     processes.meet()  # compiling takes one longer than another
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     log.info(
