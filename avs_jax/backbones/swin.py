@@ -21,7 +21,10 @@ import numpy as np
 from flax.typing import Dtype
 
 from avs_jax.backbones.transformer import Linear, linear_normal, stacked
-from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, gelu
+from avs_jax.compiler import by_platform
+from avs_jax.layers import remat
+from avs_jax.layers.blocks import Conv, DropPath, LayerNorm, Weights, feed_forward, gelu
+from avs_jax.layers.loops import one_by_one
 
 FLAVOURS = ("detection", "classification")
 PATCH = 4
@@ -177,9 +180,12 @@ class Block(nn.Module):
         y = WindowAttention(self.heads, self.window, self.shift, self.dtype, name="attn")(y)
         x = x + DropPath()(y, drop_rate)
         y = LayerNorm(dtype=self.dtype, name="norm2")(x)
-        y = Linear(MLP_RATIO * x.shape[-1], dtype=self.dtype, name="fc1")(y)
-        y = Linear(x.shape[-1], dtype=self.dtype, name="fc2")(gelu(y))
-        return x + DropPath()(y, drop_rate)
+        c, hidden = x.shape[-1], MLP_RATIO * x.shape[-1]
+        weights = tuple(
+            Weights(shape, True, linear_normal, self.dtype, nn.initializers.zeros, name=name)()
+            for name, shape in (("fc1", (c, hidden)), ("fc2", (hidden, c)))
+        )
+        return x + DropPath()(feed_forward(weights, y.astype(self.dtype), gelu), drop_rate)
 
 
 class WindowAttention(nn.Module):
@@ -203,16 +209,13 @@ class WindowAttention(nn.Module):
             Linear(c, dtype=self.dtype, name=name)(tokens).reshape(*tokens.shape[:-1], self.heads, c // self.heads)
             for name in ("query", "key", "value")
         )
-        accumulate = jnp.promote_types(self.dtype, jnp.float32)
-        query = query * (1 / math.sqrt(c // self.heads))
-        logits = jnp.einsum("nwqhd,nwkhd->nwhqk", query, key, preferred_element_type=accumulate)
-        logits += self._position_bias()
+        together = None
         if self.shift:
-            region = shift_regions(*padded.shape[1:3], self.window, self.shift)[:, None]
-            logits += jnp.where(region[..., :, None] == region[..., None, :], 0.0, MASKED).astype(accumulate)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        y = jnp.einsum("nwhqk,nwkhd->nwqhd", weights, value).reshape(tokens.shape)
-        y = Linear(c, dtype=self.dtype, name="proj")(y)
+            region = shift_regions(*padded.shape[1:3], self.window, self.shift)
+            together = jnp.asarray(region[:, :, None] == region[:, None])
+        arguments = self._position_bias(), (query, key, value), together
+        y = remat.product(by_platform(*arguments, cpu=_window_by_window, default=_all_windows))
+        y = Linear(c, dtype=self.dtype, name="proj")(y.reshape(tokens.shape))
         y = jnp.roll(from_windows(y, padded.shape[1], padded.shape[2]), (self.shift, self.shift), (1, 2))
         return y[:, :h, :w]
 
@@ -221,6 +224,36 @@ class WindowAttention(nn.Module):
         positions = (2 * self.window - 1) ** 2
         table = self.param("relative_position_bias", linear_normal, (positions, self.heads), jnp.float32)
         return table.T[:, relative_position_index(self.window)]
+
+
+def _attend(bias: jax.Array, tokens: tuple[jax.Array, ...], together: jax.Array | None) -> jax.Array:
+    """Attention within one window, K tokens: (K, heads, d) from query, key and value of that shape.
+
+    bias: (heads, K, K); together: (K, K) bool, False for two tokens that the shift brought together.
+    """
+    query, key, value = tokens
+    query = query * (1 / math.sqrt(query.shape[-1]))
+    logits = jnp.einsum("qhd,khd->hqk", query, key, preferred_element_type=jnp.promote_types(query.dtype, jnp.float32))
+    logits += bias
+    if together is not None:
+        logits += jnp.where(together, 0.0, MASKED).astype(logits.dtype)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("hqk,khd->qhd", weights, value)
+
+
+def _all_windows(bias: jax.Array, tokens: tuple[jax.Array, ...], together: jax.Array | None) -> jax.Array:
+    """`_attend` for every window of every frame: (N, windows, K, heads, d); together: (windows, K, K)."""
+    of_frame = jax.vmap(_attend, (None, 0, None if together is None else 0))
+    return jax.vmap(of_frame, (None, 0, None))(bias, tokens, together)
+
+
+def _window_by_window(bias: jax.Array, tokens: tuple[jax.Array, ...], together: jax.Array | None) -> jax.Array:
+    """The same for a CPU, whose cache holds the weights of one window."""
+    shape = tokens[0].shape
+    if together is not None:
+        together = jnp.tile(together, (shape[0], 1, 1))
+    flat = tuple(x.reshape(-1, *x.shape[2:]) for x in tokens)
+    return one_by_one(_attend, bias, flat, together).reshape(shape)
 
 
 def windows(x: jax.Array, window: int) -> jax.Array:

@@ -86,6 +86,7 @@ class Weights(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer | None = None
     dtype: Dtype = jnp.float32
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array | None]:
@@ -93,7 +94,8 @@ class Weights(nn.Module):
         kernel = self.param("kernel", self.kernel_init or default, self.shape, jnp.float32).astype(self.dtype)
         if not self.use_bias:
             return kernel, None
-        return kernel, self.param("bias", default, self.shape[-1:], jnp.float32).astype(self.dtype)
+        bias_init = self.bias_init or default
+        return kernel, self.param("bias", bias_init, self.shape[-1:], jnp.float32).astype(self.dtype)
 
 
 class Conv(nn.Module):
@@ -228,18 +230,26 @@ class FeedForward(nn.Module):
         first = Weights((width, self.hidden), kernel_init=self.kernel_init, dtype=self.dtype, name="linear1")()
         second = Weights((self.hidden, width), kernel_init=self.kernel_init, dtype=self.dtype, name="linear2")()
         seed = Dropout(self.dropout).seed(deterministic)
+        return feed_forward((first, second), x.astype(self.dtype), self.activation, self.dropout, seed)
 
-        apply = functools.partial(_feed_forward, self.activation, self.dropout)
 
-        def frame_by_frame(weights, x, seed):
-            seeds = None if seed is None else jax.vmap(fold_in, (None, 0))(seed, jnp.arange(len(x), dtype=jnp.uint32))
-            return one_by_one(apply, weights, x, seeds)
+def feed_forward(
+    weights: tuple, x: jax.Array, activation: Callable[[jax.Array], jax.Array], rate: float = 0.0, seed=None
+) -> jax.Array:
+    """The second of `weights`, two pairs (kernel, bias), on dropout of the activation of the first on x (..., C).
 
-        x = x.astype(self.dtype)
-        if x.ndim < 3:
-            return apply((first, second), x, seed)
-        # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
-        return remat.product(by_platform((first, second), x, seed, cpu=frame_by_frame, default=apply))
+    rate, seed: of the dropout, where there is one (see `dropout.drop`).
+    """
+    apply = functools.partial(_feed_forward, activation, rate)
+
+    def frame_by_frame(weights, x, seed):
+        seeds = None if seed is None else jax.vmap(fold_in, (None, 0))(seed, jnp.arange(len(x), dtype=jnp.uint32))
+        return one_by_one(apply, weights, x, seeds)
+
+    if x.ndim < 3:
+        return apply(weights, x, seed)
+    # On a CPU the hidden values of all frames would come from fresh memory, which takes as long as the products.
+    return remat.product(by_platform(weights, x, seed, cpu=frame_by_frame, default=apply))
 
 
 def _feed_forward(activation: Callable, rate: float, weights, x: jax.Array, seed: jax.Array | None) -> jax.Array:

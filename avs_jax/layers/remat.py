@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-# "none": every intermediate value is kept. "dots": blocks keep the results of their matrix products. "blocks": blocks
-# keep only what they are given. "full": so do the large parts that are no blocks.
+# "none": every intermediate value is kept. "dots": blocks keep the results of their matrix products, but for some that
+# are wide and cheap. "blocks": blocks keep only what they are given. "full": so do the large parts that are no blocks.
 POLICIES = ("none", "dots", "blocks", "full")
 
 _OF_LOOPS = "of_loops"
