@@ -65,7 +65,8 @@ class Dense(nn.Module):
         default = fan_in_uniform(x.shape[-1])
         kernel = self.param("kernel", self.kernel_init or default, (x.shape[-1], self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = matmul(x, kernel) if self.kept else remat.unkept_product(matmul, x, kernel)
+        # The policy "dots" does not keep products with a batch axis.
+        y = matmul(x, kernel) if self.kept else matmul(x[None], kernel[None])[0]
         if self.use_bias:
             y += self.param("bias", self.bias_init or default, (self.features,), jnp.float32).astype(self.dtype)
         return y

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -43,11 +43,6 @@ def block(
 def product(x: jax.Array) -> jax.Array:
     """x, kept as the result of a matrix product is: for functions that on some platform are loops of products."""
     return checkpoint_name(x, _OF_LOOPS)
-
-
-def unkept_product(matmul: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (..., C) times a kernel (C, D) as a product with a batch axis, which the policy "dots" does not keep."""
-    return matmul(x[None], kernel[None])[0]
 
 
 def part(module: type[nn.Module], policy: str, static_argnums: Sequence[int] = ()) -> type[nn.Module]:

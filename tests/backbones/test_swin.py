@@ -227,3 +227,18 @@ def test_gradients_agree_with_finite_differences():
 def test_what_cannot_be_built_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         backbones.create(small(**changes))
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_attention_window_by_window_is_that_of_all_windows(shifted):
+    numbers = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        bias = jnp.asarray(numbers.normal(size=(2, 9, 9)))
+        tokens = tuple(jnp.asarray(numbers.normal(size=(3, 4, 9, 2, 5))) for _ in range(3))
+        together = jnp.asarray(numbers.random((4, 9, 9)) < 0.7) if shifted else None
+        found, backward = jax.vjp(lambda *x: swin._window_by_window(*x, together), bias, tokens)
+        expected, expected_backward = jax.vjp(lambda *x: swin._all_windows(*x, together), bias, tokens)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        gradient = jnp.asarray(numbers.normal(size=found.shape))
+        mine, theirs = backward(gradient), expected_backward(gradient)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-12), mine, theirs)
