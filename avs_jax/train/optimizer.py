@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,13 +69,21 @@ def next_change(step: int, unfreeze_at: Mapping[str, int]) -> float:
     return min((start for start in unfreeze_at.values() if start > step), default=math.inf)
 
 
+class AdamState(NamedTuple):
+    """Like optax's, of an `update` that leaves it as it was where a step is not healthy."""
+
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+
+
 def keep_healthy(healthy: jax.Array, new: optax.OptState, old: optax.OptState) -> optax.OptState:
     """Returns the `new` state if `healthy`, else the `old`; `new` is of an `update` which was told the same."""
 
     def select(new, old):  # Adam's own is selected already
-        return new if isinstance(new, optax.ScaleByAdamState) else jnp.where(healthy, new, old)
+        return new if isinstance(new, AdamState) else jnp.where(healthy, new, old)
 
-    return jax.tree.map(select, new, old, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+    return jax.tree.map(select, new, old, is_leaf=lambda x: isinstance(x, AdamState))
 
 
 def _label(part: str, unfreeze_at: Mapping[str, int], never: tuple[str, ...]) -> str:
@@ -101,7 +110,9 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
     On a CPU the moments change in their place, in a loop that runs once or not at all: XLA would else compute new
     moments anew wherever they are used, for which it holds the old ones, copied, from the beginning of the step.
     """
-    start = optax.scale_by_adam(beta1, beta2, eps).init
+
+    def init(params):
+        return AdamState(*optax.scale_by_adam(beta1, beta2, eps).init(params))
 
     # Jitted, these are traced once for all parameters of a shape.
     first = jax.jit(lambda gradient, mu: optax.tree.update_moment(gradient, mu, beta1, 1))
@@ -130,9 +141,9 @@ def _adam(beta1: float, beta2: float, eps: float) -> optax.GradientTransformatio
         count = jnp.where(healthy, optax.safe_increment(state.count), state.count)
         mu, nu = by_platform(healthy, grads, state.mu, state.nu, cpu=in_place, default=selected)
         updates = jax.tree.map(functools.partial(direction, count), mu, nu)
-        return updates, optax.ScaleByAdamState(count, mu, nu)
+        return updates, AdamState(count, mu, nu)
 
-    return optax.GradientTransformationExtraArgs(start, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _decays(path: tuple, leaf: jax.Array) -> bool:

@@ -35,7 +35,7 @@ def make_train_step(
     """Returns the pure function (state, batch) -> (state, metrics) for `config`; jit it with the state donated.
 
     Args:
-      model, tx: the model and its optimizer, as of `optimizer.create`.
+      model, tx: the model and its optimizer, of `optimizer.create` or any of optax.
       config: the whole configuration; `loss` and `train` are read.
       frozen: top-level parts of the parameters for which no gradient is computed, nor memory held.
 
@@ -58,6 +58,7 @@ def make_train_step(
         total, terms = losses.total_loss(outputs, batch, config.loss, jax.random.fold_in(key, 1))
         return total, (updated, {"loss": total, **terms})
 
+    tx = optax.with_extra_args_support(tx)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     parts = config.train.accumulate
 
