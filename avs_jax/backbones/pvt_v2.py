@@ -7,6 +7,7 @@ fast as four. What a block keeps for the backward pass is for `remat` to say (se
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -144,14 +145,14 @@ class ReducedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        query = Linear(c, dtype=self.dtype, kept=False, name="q")(x).reshape(n, h * w, self.heads, c // self.heads)
+        project = functools.partial(Linear, dtype=self.dtype, kept=False)  # cheap beside the rest of a block
+        query = project(c, name="q")(x).reshape(n, h * w, self.heads, c // self.heads)
         if self.reduction > 1:
             x = SpatialReduction(self.reduction, self.dtype, name="sr")(x)
             x = LayerNorm(dtype=self.dtype, name="norm")(x)
-        key_value = Linear(2 * c, dtype=self.dtype, kept=False, name="kv")(x)
-        key_value = key_value.reshape(n, -1, 2, self.heads, c // self.heads)
+        key_value = project(2 * c, name="kv")(x).reshape(n, -1, 2, self.heads, c // self.heads)
         y = jax.nn.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1])
-        return Linear(c, dtype=self.dtype, name="proj")(y.reshape(n, h, w, c))
+        return project(c, name="proj")(y.reshape(n, h, w, c))
 
 
 class SpatialReduction(nn.Module):

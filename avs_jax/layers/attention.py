@@ -117,6 +117,7 @@ class MultiHeadAttention(nn.Module):
                 kernel_init=xavier_uniform(stacked),
                 bias_init=nn.initializers.zeros,
                 dtype=self.dtype,
+                kept=False,  # cheap beside the weighing of keys and the feed-forward
                 name=name,
             )(x)
 

@@ -68,7 +68,7 @@ class MultiScaleDeformableAttention(nn.Module):
         single = jnp.promote_types(self.dtype, jnp.float32)
         zeros = nn.initializers.zeros
 
-        value = self._dense(query.shape[-1], "value_proj", xavier_uniform(), kept=False)(tokens)
+        value = self._dense(query.shape[-1], "value_proj", xavier_uniform())(tokens)
         if valid is not None:
             value = jnp.where(valid[..., None], value, 0)
         offsets = self._dense(2 * math.prod(grid), "sampling_offsets", zeros, _star_bias(grid), dtype=single)(query)
@@ -85,12 +85,13 @@ class MultiScaleDeformableAttention(nn.Module):
                 self.form,
             )
         )
-        return self._dense(query.shape[-1], "output_proj", xavier_uniform(), kept=False)(merge_heads(sampled))
+        return self._dense(query.shape[-1], "output_proj", xavier_uniform())(merge_heads(sampled))
 
     def _dense(
-        self, features: int, name: str, kernel_init, bias_init=nn.initializers.zeros, dtype=None, kept=True
+        self, features: int, name: str, kernel_init, bias_init=nn.initializers.zeros, dtype: Dtype | None = None
     ) -> Dense:
-        return Dense(features, True, kernel_init, bias_init, dtype or self.dtype, kept, name=name)
+        """A product that is cheap to compute again, beside the sampling and the feed-forward."""
+        return Dense(features, True, kernel_init, bias_init, dtype or self.dtype, kept=False, name=name)
 
 
 def _star_bias(grid: tuple[int, int, int]):

@@ -30,7 +30,7 @@ from jax.ad_checkpoint import checkpoint_name
 from avs_jax import backbones
 from avs_jax.backbones.vggish import VGGish
 from avs_jax.compiler import by_platform
-from avs_jax.layers import remat, stack
+from avs_jax.layers import order, remat, stack
 from avs_jax.layers.attention import DecoderLayer, MultiHeadAttention, attend
 from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, relu, xavier_uniform
 from avs_jax.layers.deformable import DeformableEncoderLayer
@@ -79,7 +79,8 @@ class AVSegFormer(nn.Module):
 
         valid = inputs.get("frame_valid", jnp.ones(clips, bool)).reshape(-1, 1, 1, 1)
         maps = tuple(jnp.where(valid, feature, 0) for feature in maps)
-        outputs = self.head(maps, audio, deterministic=not train)
+        head = order.parameters_first(functools.partial(AVSegHead.__call__, deterministic=not train))
+        outputs = head(self.head, maps, audio)
         outputs = jax.tree.map(lambda x: jnp.where(valid, x, 0).astype(jnp.float32), outputs)
         self.sow("intermediates", "mask_feature", outputs.mask_features)
         self.sow("intermediates", "pred", outputs.mask_logits)
@@ -285,7 +286,7 @@ class MaskPredictor(nn.Module):
     def __call__(self, mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
         """mask_feature (N, h, w, D), queries (N, Q, D)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        _, height, width, features = mask_feature.shape
+        features = mask_feature.shape[-1]
 
         widths = (c.num_queries, c.mlp_dim, c.mlp_dim, features)
         layers = [
@@ -293,20 +294,22 @@ class MaskPredictor(nn.Module):
             for i, shape in enumerate(itertools.pairwise(widths))
         ]
         mlp = functools.partial(_query_mlp, c.reduced, layers)
-        x = by_platform(mask_feature, queries, cpu=_frame_by_frame(mlp), default=mlp)
+        x = by_platform(mask_feature, queries, cpu=_part_by_part(mlp), default=mlp)
         self.sow("intermediates", "mlp", x)
 
-        x = Conv(c.tail_dims[0], 3, padding=1, kernel_init=xavier, dtype=dtype, name="tail_0")(mask_feature + x)
+        widths = (features, *c.tail_dims)
+        first, second = (
+            Weights((3, 3, *shape), kernel_init=xavier, dtype=dtype, name=f"tail_{i}")()
+            for i, shape in enumerate(itertools.pairwise(widths))
+        )
+        last, _ = Weights((widths[-1], c.num_classes), False, xavier, dtype, name="tail_2")()
+        x = order.weights_first(_convolved)(first, mask_feature + x)
         self.sow("intermediates", "fc_0", x)
-        taps, bias = Weights((3, 3, *c.tail_dims), kernel_init=xavier, dtype=dtype, name="tail_1")()
-        if c.reduced:  # no activation lies between the upsampling and the convolution
-            x = upsampled_conv(x, taps, 4)
-        else:
-            x = conv2d(resize_bilinear(x, (4 * height, 4 * width)), taps, padding=1)
-        return Linear(c.num_classes, use_bias=False, dtype=dtype, name="tail_2")(relu(x + bias))
+        return order.weights_first(functools.partial(_upsampled, c.reduced))((second, last), x)
 
 
 _SECOND = "second_layer"  # of the mask predictor's MLP
+_PIXELS = 2048  # that it works on at a time on a CPU
 
 
 def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
@@ -320,9 +323,32 @@ def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, 
     return matmul(relu(x), last) + last_bias
 
 
-def _frame_by_frame(mlp: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`mlp` for a CPU. Its hidden values are the largest arrays of a training step: of all frames only those of the
-    second layer are kept, which would cost most to compute again."""
+def _convolved(weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    taps, bias = weights
+    return conv2d(x.astype(taps.dtype), taps, padding=1) + bias
+
+
+def _upsampled(reduced: bool, weights: tuple, x: jax.Array) -> jax.Array:
+    """The tail from a map (N, h, w, C) to logits (N, 4 h, 4 w, classes)."""
+    (taps, bias), last = weights
+    if reduced:  # no activation lies between the upsampling and the convolution
+        x = upsampled_conv(x, taps, 4)
+    else:
+        x = conv2d(resize_bilinear(x, (4 * x.shape[1], 4 * x.shape[2])), taps, padding=1)
+    return matmul(relu(x + bias), last)
+
+
+def _part_by_part(mlp: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`mlp` for a CPU, for some rows of a frame at a time. Its hidden values are the largest arrays of a training step:
+    of all frames only those of the second layer are kept, which would cost most to compute again."""
     keep = jax.checkpoint_policies.save_only_these_names(_SECOND)
     remade = jax.checkpoint(mlp, prevent_cse=False, policy=keep)
-    return lambda *frames: jax.lax.map(lambda frame: remade(*frame), frames)
+
+    def call(mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
+        frames, height, width, features = mask_feature.shape
+        parts = next((n for n in range(1, height) if height % n == 0 and height * width <= n * _PIXELS), height)
+        rows = mask_feature.reshape(frames * parts, height // parts, width, features)
+        x = jax.lax.map(lambda part: remade(*part), (rows, jnp.repeat(queries, parts, axis=0)))
+        return x.reshape(mask_feature.shape)
+
+    return call
