@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,12 @@ def tracing(platform: str | None = None) -> Iterator[None]:
         _platform.reset(known)
         if enabled:
             gc.enable()
+
+
+def release_memory() -> None:
+    """Returns what compilation has freed to the system, where the C library can: glibc else keeps more than a GB."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # no such library, or one without the function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def by_platform(*arguments: Any, default: Callable, **forms: Callable) -> Any:

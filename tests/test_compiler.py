@@ -1,6 +1,8 @@
 """Help for compilation: what it changes, and what it leaves as it was."""
 
 import gc
+import pathlib
+import platform
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +46,16 @@ def test_the_compiler_takes_the_options():
     platform = jax.devices()[0].platform
     compiled = jax.jit(jnp.sin).lower(1.0).compile(compiler.training_options(platform))
     assert compiled(0.0) == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_goes_back_to_the_system():
+    def resident():
+        return 4096 * int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+
+    blocks = [bytes(1000) for _ in range(100_000)]
+    last = blocks[-1]  # above all others, so that none of them is given back by itself
+    del blocks
+    before = resident()
+    compiler.release_memory()
+    assert resident() < before - 50_000_000, last[0]

@@ -46,6 +46,6 @@ def _in_order(of_weights: Any, *of_inputs: Any):
 
 
 def _after(values: Any, others: Any) -> Any:
-    """`values`, made to depend on `others`. By arithmetic: XLA:CPU drops barriers before it puts operations in order."""
+    """`values`, made to depend on `others`: by arithmetic, as XLA:CPU drops barriers before it orders operations."""
     zero = 0 * sum(x.ravel()[0] for x in jax.tree.leaves(others))
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), values)

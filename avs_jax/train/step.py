@@ -149,6 +149,7 @@ def compile_step(step: Callable, state: TrainState, batch: Batch) -> Callable:
         with compiler.tracing(platform):
             lowered = jitted.lower(state, batch)
         compiled = lowered.compile(compiler.training_options(platform))
+    compiler.release_memory()
     processes.meet()  # compiling takes one longer than another
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     log.info(
