@@ -1,9 +1,9 @@
-"""One element of a batch at a time: what a CPU likes, whose cache then holds all that lies between."""
+"""One element of a batch, or one head, at a time: what a CPU likes, whose cache then holds all that lies between."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,3 +41,54 @@ def _backward(function: Callable[..., jax.Array], saved, gradient: jax.Array):
 
 
 one_by_one.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def head_by_head(function: Callable[..., jax.Array], heads: int, *arrays: jax.Array) -> jax.Array:
+    """function of every frame and head apart: arrays (L, k) -> (Q, d). Its backward pass keeps the arguments alone.
+
+    Heads are read and written in their places, which on a CPU costs a fraction of what moving them to the front does.
+
+    Args:
+      function: of one head's part of each array; it closes over no arrays.
+      arrays: each (N, L, heads k), of L and k of its own.
+
+    Returns:
+      (N, Q, heads d).
+    """
+    return _each_head(function, heads, arrays)
+
+
+def _each_head(function: Callable[..., Any], heads: int, arrays: Sequence[jax.Array]) -> Any:
+    def of_frame(frame: Sequence[jax.Array]) -> Any:
+        def of_head(head: jax.Array) -> Any:
+            parts = (
+                jax.lax.dynamic_slice_in_dim(x, head * (x.shape[1] // heads), x.shape[1] // heads, 1) for x in frame
+            )
+            return function(*parts)
+
+        def write(whole: jax.Array, part: jax.Array, head: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(whole, part, head * part.shape[1], 1)
+
+        def body(filled: Any, head: jax.Array):
+            return jax.tree.map(functools.partial(write, head=head), filled, of_head(head)), None
+
+        part = jax.eval_shape(of_head, jax.ShapeDtypeStruct((), jnp.int32))
+        empty = jax.tree.map(lambda x: jnp.zeros((x.shape[0], heads * x.shape[1]), x.dtype), part)
+        return jax.lax.scan(body, empty, jnp.arange(heads, dtype=jnp.int32))[0]
+
+    return jax.lax.map(of_frame, tuple(arrays))
+
+
+def _heads_forward(function: Callable[..., jax.Array], heads: int, *arrays: jax.Array):
+    return head_by_head(function, heads, *arrays), arrays
+
+
+def _heads_backward(function: Callable[..., jax.Array], heads: int, arrays: Sequence[jax.Array], gradient: jax.Array):
+    def gradients(*parts: jax.Array):
+        return jax.vjp(function, *parts[:-1])[1](parts[-1])
+
+    return tuple(_each_head(gradients, heads, (*arrays, gradient)))
+
+
+head_by_head.defvjp(_heads_forward, _heads_backward)

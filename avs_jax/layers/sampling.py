@@ -7,6 +7,7 @@ Locations are (x, y) in [0, 1] from edge to edge of a map, so a cell's centre li
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from avs_jax.compiler import by_platform
-from avs_jax.layers.heads import fold_heads, unfold_heads
-from avs_jax.layers.loops import one_by_one
+from avs_jax.layers.heads import merge_heads, split_heads
+from avs_jax.layers.loops import head_by_head
 
 Form = Literal["auto", "gather", "packed", "looped", "tent"]
 Shapes = tuple[tuple[int, int], ...]
@@ -81,26 +82,28 @@ def _gather(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
 
 
 def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    over_heads = jax.vmap(functools.partial(_sample_one, shapes, False), in_axes=1, out_axes=1)
-    return jax.vmap(over_heads)(value, locations, weights)
+    over_heads = jax.vmap(functools.partial(_sample_head, shapes, _read_at_once), in_axes=1, out_axes=1)
+    return jax.vmap(over_heads)(value, *_lists(locations, weights))
 
 
 def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    arguments = tuple(map(unfold_heads, (value, locations, weights)))
-    return fold_heads(one_by_one(functools.partial(_sample_head, shapes), (), arguments), value.shape[2])
+    heads, arrays = value.shape[2], map(merge_heads, (value, *_lists(locations, weights)))
+    return split_heads(head_by_head(functools.partial(_sample_head, shapes, _read_in_columns), heads, *arrays), heads)
 
 
-def _sample_head(shapes: Shapes, _, each, constants) -> jax.Array:
-    return _sample_one(shapes, True, *each)
+def _lists(locations: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x, y and weights, each (N, Q, heads, levels x points)."""
+    shape = (*weights.shape[:3], -1)
+    return locations[..., 0].reshape(shape), locations[..., 1].reshape(shape), weights.reshape(shape)
 
 
 # Rematerialised: its backward pass then keeps nothing but the arguments.
 @functools.partial(jax.checkpoint, static_argnums=(0, 1))
-def _sample_one(
-    shapes: Shapes, by_columns: bool, value: jax.Array, locations: jax.Array, weights: jax.Array
+def _sample_head(
+    shapes: Shapes, read: Callable, value: jax.Array, x: jax.Array, y: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    """Samples one head of one frame: value (S, d), locations (Q, levels, points, 2), weights (Q, levels, points)."""
-    return _sum_rows(shapes, by_columns, value, *_rows_and_shares(locations, weights, shapes))
+    """Samples one head of one frame: value (S, d); x, y and weights (Q, levels x points)."""
+    return read(shapes, value, *_rows_and_blend(shapes, x, y, weights))
 
 
 def _tent(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
@@ -125,80 +128,124 @@ def _tent(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Sh
     return output.astype(value.dtype)
 
 
-def _pack(value: jax.Array, shapes: Shapes) -> jax.Array:
-    """(S, d) -> (R, 4, d): for every grid point its upper left, upper right, lower left and lower right cell.
-
-    A map of (h, w) cells has (h + 1)(w + 1) grid points; what lies outside is zero.
-    """
-    rows, start = [], 0
+def _bordered(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
+    """Of value (S, d) each level with a border of zeros, row by row: ((h + 2) (w + 2), d)."""
+    levels, start = [], 0
     for height, width in shapes:
         cells = value[start : start + height * width].reshape(height, width, -1)
-        cells = jnp.pad(cells, ((1, 1), (1, 1), (0, 0)))
-        neighbours = jnp.stack([cells[:-1, :-1], cells[:-1, 1:], cells[1:, :-1], cells[1:, 1:]], axis=2)
-        rows.append(neighbours.reshape((height + 1) * (width + 1), 4, -1))
+        levels.append(jnp.pad(cells, ((1, 1), (1, 1), (0, 0))).reshape((height + 2) * (width + 2), -1))
         start += height * width
-    return jnp.concatenate(rows)
+    return levels
 
 
-def _rows_and_shares(locations: jax.Array, weights: jax.Array, shapes: Shapes) -> tuple[jax.Array, jax.Array]:
-    """The row (Q, levels x points) of `_pack` that each sample reads, and its four corners' shares (..., 4)."""
-    size = np.array([(width, height) for height, width in shapes])[:, None]  # (levels, 1, xy)
-    grid = size + 1
-    first_row = np.cumsum(np.prod(grid, -1), axis=0) - np.prod(grid, -1)  # (levels, 1)
-
-    pixel = locations.astype(jnp.promote_types(locations.dtype, jnp.float32)) * size - 0.5
-    corner = jnp.floor(pixel)
-    x, y = jnp.moveaxis(pixel - corner, -1, 0)
-    touches = jnp.all((corner >= -1) & (corner < size), axis=-1)
-    column, row = jnp.moveaxis(jnp.where(touches[..., None], corner + 1, 0).astype(jnp.int32), -1, 0)
-    rows = first_row + row * grid[..., 0] + column
-
-    shares = jnp.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], axis=-1)
-    shares *= jnp.where(touches, weights, 0)[..., None]
-    return rows.reshape(len(rows), -1), shares.reshape(len(rows), -1, 4)
+def _steps(shapes: Shapes) -> list[tuple[int, ...]]:
+    """From a sample's upper left cell to its four, in the bordered rows of each level."""
+    return [(0, 1, width + 2, width + 3) for _, width in shapes]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sum_rows(shapes: Shapes, by_columns: bool, value: jax.Array, rows: jax.Array, shares: jax.Array) -> jax.Array:
-    """Sums the packed rows of value (S, d) that every query reads, times their shares: (Q, d).
+def _pack(value: jax.Array, shapes: Shapes) -> jax.Array:
+    """(S, d) -> (R, 4, d): of every bordered cell itself, its right, its lower and its lower right neighbour."""
+    levels = zip(_bordered(value, shapes), _steps(shapes), strict=True)
+    return jnp.concatenate([jnp.stack([jnp.roll(cells, -step, 0) for step in steps], 1) for cells, steps in levels])
 
-    `by_columns`: one column of `rows` after the other, all queries' first samples, then their second ... A CPU's
-    vector units then work along d, in place of along the samples.
+
+# How a sample weighs its cells: the share of the right ones, the weights of the upper and the lower pair.
+Blend = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def _rows_and_blend(shapes: Shapes, x: jax.Array, y: jax.Array, weights: jax.Array) -> tuple[jax.Array, Blend]:
+    """The bordered row of each sample's upper left cell, and the sample's blend: all (Q, samples)."""
+    points = weights.shape[-1] // len(shapes)
+    height, width = np.repeat(np.array(shapes), points, axis=0).T
+    sizes = [(h + 2) * (w + 2) for h, w in shapes]
+    first = np.repeat(np.cumsum(sizes) - sizes, points)
+
+    x, y = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
+    x, y = x * width - 0.5, y * height - 0.5
+    left, upper = jnp.floor(x), jnp.floor(y)
+    touches = (left >= -1) & (left < width) & (upper >= -1) & (upper < height)
+    column, row = (jnp.where(touches, z + 1, 0).astype(jnp.int32) for z in (left, upper))
+    x, y, weights = x - left, y - upper, jnp.where(touches, weights, 0)
+    return first + row * (width + 2) + column, (x, weights * (1 - y), weights * y)
+
+
+def _shares(blend: Blend) -> jax.Array:
+    """Of a sample's upper left, upper right, lower left and lower right cell: (..., 4)."""
+    x, upper, lower = blend
+    return jnp.stack([upper * (1 - x), upper * x, lower * (1 - x), lower * x], axis=-1)
+
+
+def _with_gradient(read: Callable[..., jax.Array], gradients: Callable) -> Callable[..., jax.Array]:
+    """read(shapes, value, rows, blend), of whose forward pass nothing but the arguments is kept.
+
+    gradients(shapes, value, rows, shares, gradient) gives those of value and shares, in the shares' precision.
     """
-    table = _pack(value, shapes)
-    if not by_columns:
-        # A product and a sum, not an einsum: XLA fuses them with the gather.
-        return jnp.sum(table[rows].astype(shares.dtype) * shares[..., None], axis=(1, 2)).astype(value.dtype)
-    output = 0
-    for corners, share in zip(_columns(table, rows), jnp.moveaxis(shares, 1, 0), strict=True):
-        corners = jnp.split(corners.astype(shares.dtype), 4, axis=1)
-        output += sum(corner * share[:, i, None] for i, corner in enumerate(corners))
+
+    def forward(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Blend):
+        return read(shapes, value, rows, blend), (value, rows, blend)
+
+    def backward(shapes: Shapes, saved, gradient: jax.Array):
+        value, rows, blend = saved
+        shares, of_blend = jax.vjp(_shares, blend)
+        value_and_gradient = (z.astype(shares.dtype) for z in (value, gradient))
+        of_value, of_shares = gradients(shapes, rows, shares, *value_and_gradient)
+        return of_value.astype(value.dtype), None, *of_blend(of_shares)
+
+    function = jax.custom_vjp(read, nondiff_argnums=(0,))
+    function.defvjp(forward, backward)
+    return function
+
+
+def _sum_at_once(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Blend) -> jax.Array:
+    """Sums the cells of value (S, d) that every query reads, times their shares: (Q, d). One gather of four cells."""
+    shares = _shares(blend)
+    # A product and a sum, not an einsum: XLA fuses them with the gather.
+    return jnp.sum(_pack(value, shapes)[rows].astype(shares.dtype) * shares[..., None], axis=(1, 2)).astype(value.dtype)
+
+
+def _gradients_at_once(shapes: Shapes, rows: jax.Array, shares: jax.Array, value: jax.Array, gradient: jax.Array):
+    """One gather for the shares' gradient, one scatter-add for the value's."""
+    table, unpack = jax.vjp(lambda value: _pack(value, shapes), value)
+    of_shares = jnp.sum(table[rows] * gradient[:, None, None], axis=-1)
+    updates = shares[..., None] * gradient[:, None, None]
+    return unpack(jnp.zeros_like(table).at[rows].add(updates, mode="promise_in_bounds"))[0], of_shares
+
+
+def _sum_in_columns(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Blend) -> jax.Array:
+    """`_sum_at_once`, one column of `rows` after the other: all queries' first samples, then their second ...
+
+    A CPU's vector units then work along d, in place of along the samples; and cells that are not packed stay in its
+    cache.
+    """
+    cells, output = jnp.concatenate(_bordered(value, shapes)), 0
+    for i, steps in enumerate(_steps_of_samples(shapes, rows)):
+        four = (_rows_of(cells, rows[:, i] + step).astype(blend[0].dtype) for step in steps)
+        upper_left, upper_right, lower_left, lower_right = four
+        x, upper, lower = (z[:, i, None] for z in blend)
+        output += upper * (upper_left + x * (upper_right - upper_left))
+        output += lower * (lower_left + x * (lower_right - lower_left))
     return output.astype(value.dtype)
 
 
-def _columns(table: jax.Array, rows: jax.Array) -> list[jax.Array]:
-    """The packed rows (Q, 4 d) that each column of rows (Q, samples) reads in the table (R, 4, d)."""
-    table = table.reshape(len(table), -1)
-    return [table.at[column].get(mode="promise_in_bounds") for column in rows.T]
+def _gradients_in_columns(shapes: Shapes, rows: jax.Array, shares: jax.Array, value: jax.Array, gradient: jax.Array):
+    packed = _pack(value, shapes).reshape(-1, 4 * value.shape[-1])
+    fours = (_rows_of(packed, column).reshape(len(rows), 4, -1) for column in rows.T)
+    of_shares = jnp.stack([jnp.sum(four * gradient[:, None], axis=-1) for four in fours], axis=1)
+
+    cells, unpack = jax.vjp(lambda value: jnp.concatenate(_bordered(value, shapes)), value)
+    places = rows[..., None] + np.array(_steps_of_samples(shapes, rows))
+    updates = shares[..., None] * gradient[:, None, None]
+    return unpack(jnp.zeros_like(cells).at[places].add(updates, mode="promise_in_bounds"))[0], of_shares
 
 
-def _sum_rows_forward(shapes: Shapes, by_columns: bool, value: jax.Array, rows: jax.Array, shares: jax.Array):
-    return _sum_rows(shapes, by_columns, value, rows, shares), (value, rows, shares)
+def _steps_of_samples(shapes: Shapes, rows: jax.Array) -> list[tuple[int, ...]]:
+    """`_steps` for each column of rows (Q, samples)."""
+    return [steps for steps in _steps(shapes) for _ in range(rows.shape[1] // len(shapes))]
 
 
-def _sum_rows_backward(shapes: Shapes, by_columns: bool, residuals, cotangent: jax.Array):
-    """One gather for the shares' gradient; one scatter-add, in the shares' precision, for the value's."""
-    value, rows, shares = residuals
-    table, unpack = jax.vjp(lambda value: _pack(value, shapes), value.astype(shares.dtype))
-    cotangent = cotangent.astype(shares.dtype)[:, None]
-    if by_columns:
-        columns = [jnp.sum(x.reshape(len(x), 4, -1) * cotangent, axis=-1) for x in _columns(table, rows)]
-        shares_gradient = jnp.stack(columns, axis=1)
-    else:
-        shares_gradient = jnp.sum(table[rows] * cotangent[:, None], axis=-1)
-    updates = shares[..., None] * cotangent[:, None]
-    table_gradient = jnp.zeros_like(table).at[rows].add(updates, mode="promise_in_bounds")
-    return unpack(table_gradient)[0].astype(value.dtype), None, shares_gradient
+def _rows_of(table: jax.Array, rows: jax.Array) -> jax.Array:
+    return table.at[rows].get(mode="promise_in_bounds")
 
 
-_sum_rows.defvjp(_sum_rows_forward, _sum_rows_backward)
+_read_at_once = _with_gradient(_sum_at_once, _gradients_at_once)
+_read_in_columns = _with_gradient(_sum_in_columns, _gradients_in_columns)
