@@ -33,10 +33,11 @@ def sample(
     locations: (N, Q, heads, levels, points, 2), (x, y); weights: (N, Q, heads, levels, points).
     form: "gather" takes the corners of every level with one gather each: the plain reference. "packed" lays the four
     neighbours of every grid point side by side and reads a sample with one gather; its backward pass gathers again
-    instead of keeping what it read. "looped" is "packed" for one frame and head at a time: by far the fastest on a
-    CPU, elsewhere it is serial and would gather a batch that is sharded. "tent" gathers nothing: every cell's weight
-    for every query, a product of two tents, is summed over the samples and multiplied with the cells; many times the
-    operations, all of them a TPU's matrix unit likes; on a CPU it is slow. "auto" is what AUTO says of the platform.
+    instead of keeping what it read. "looped" works on one frame and head at a time, and packs for its backward pass
+    alone: by far the fastest on a CPU, elsewhere it is serial and would gather a batch that is sharded. "tent" gathers
+    nothing: every cell's weight for every query, a product of two tents, is summed over the samples and multiplied with
+    the cells; many times the operations, all of them a TPU's matrix unit likes; on a CPU it is slow. "auto" is what
+    AUTO says of the platform.
     """
     if value.shape[1] != sum(h * w for h, w in shapes):
         raise ValueError(f"{value.shape[1]} tokens do not fill maps of the sizes {shapes}")
@@ -228,6 +229,7 @@ def _sum_in_columns(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Bl
 
 
 def _gradients_in_columns(shapes: Shapes, rows: jax.Array, shares: jax.Array, value: jax.Array, gradient: jax.Array):
+    """`_gradients_at_once`; sums over d are fastest over packed cells, the scatter into cells that are not."""
     packed = _pack(value, shapes).reshape(-1, 4 * value.shape[-1])
     fours = (_rows_of(packed, column).reshape(len(rows), 4, -1) for column in rows.T)
     of_shares = jnp.stack([jnp.sum(four * gradient[:, None], axis=-1) for four in fours], axis=1)
