@@ -36,6 +36,7 @@ from avs_jax.layers.blocks import Conv, Dense, GroupNorm, Weights, relu, xavier_
 from avs_jax.layers.deformable import DeformableEncoderLayer
 from avs_jax.layers.heads import merge_heads, split_heads
 from avs_jax.layers.levels import join_levels
+from avs_jax.layers.loops import one_by_one
 from avs_jax.layers.products import conv2d, matmul
 from avs_jax.layers.reduced import attend_once, upsampled_conv
 from avs_jax.layers.resize import resize_bilinear
@@ -305,7 +306,8 @@ class MaskPredictor(nn.Module):
         last, _ = Weights((widths[-1], c.num_classes), False, xavier, dtype, name="tail_2")()
         x = order.weights_first(_convolved)(first, mask_feature + x)
         self.sow("intermediates", "fc_0", x)
-        return order.weights_first(functools.partial(_upsampled, c.reduced))((second, last), x)
+        tail = functools.partial(_upsampled, c.reduced)
+        return by_platform((second, last), x, cpu=functools.partial(_frame_by_frame, tail), default=tail)
 
 
 _SECOND = "second_layer"  # of the mask predictor's MLP
@@ -336,6 +338,10 @@ def _upsampled(reduced: bool, weights: tuple, x: jax.Array) -> jax.Array:
     else:
         x = conv2d(resize_bilinear(x, (4 * x.shape[1], 4 * x.shape[2])), taps, padding=1)
     return matmul(relu(x + bias), last)
+
+
+def _frame_by_frame(tail: Callable[..., jax.Array], weights: tuple, x: jax.Array) -> jax.Array:
+    return one_by_one(lambda weights, frame, _: tail(weights, frame[None])[0], weights, x)
 
 
 def _part_by_part(mlp: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
