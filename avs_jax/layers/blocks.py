@@ -133,11 +133,34 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
 
 
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation of (N, ..., C) with PyTorch's epsilon, each group over its channels and all positions."""
+class GroupNorm(nn.Module):
+    """Group normalisation of (N, ..., C) with PyTorch's epsilon, each group over its channels and all positions.
 
+    Means are taken along one axis after the other: in one sum over a map whose cells are all alike, as padded frames
+    have them, every rounding would go the same way.
+    """
+
+    num_groups: int = 32
     epsilon: float = 1e-5
-    use_fast_variance: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+
+        def mean(x: jax.Array) -> jax.Array:
+            while x.ndim > 2:
+                x = jnp.mean(x, axis=1)
+            x = jnp.mean(x.reshape(len(x), self.num_groups, -1), axis=-1)
+            return jnp.repeat(x, features // self.num_groups, axis=-1).reshape(whole)
+
+        whole = (len(x), *(1,) * (x.ndim - 2), features)
+        result = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x -= mean(x)
+        return (x * (jax.lax.rsqrt(mean(x * x) + self.epsilon) * scale) + bias).astype(result)
 
 
 class BatchNorm(nn.Module):

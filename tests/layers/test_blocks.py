@@ -44,6 +44,14 @@ def test_statistics_survive_a_large_mean(layer):
     np.testing.assert_allclose(found, expected.reshape(x.shape), atol=2e-3)
 
 
+def test_group_norm_of_a_map_whose_cells_are_all_alike():
+    """As a padded frame's: the roundings of one long sum would add up, to 2e-5 here."""
+    x = np.broadcast_to(normal(64), (1, 56, 56, 64))
+    found = blocks.GroupNorm().apply({"params": {"scale": np.ones(64), "bias": np.zeros(64)}}, np.float32(x))
+    grouped = normalised(np.float32(x).astype(float).reshape(1, 56, 56, 32, 2), (1, 2, 4)).reshape(x.shape)
+    np.testing.assert_allclose(found, grouped, rtol=4e-6, atol=1e-6)
+
+
 def test_batch_norm_trains_and_evaluates_like_torch():
     x, layer = 3 + 2 * normal(4, 3, 2, 6), blocks.BatchNorm()
     variables = {

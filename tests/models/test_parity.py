@@ -14,17 +14,15 @@ from configs import avss, s4
 FORWARD = 2e-4  # absolute, what two correct float32 implementations meet
 GRADIENT = 2e-3  # relative l2: units of the 2048-wide ReLU MLP near zero switch side
 
-# How far the authors' float32 gradients of grad_pvtv2_s4 are from this model's in float64, where it matters. The
-# rounding of two float32 runs is independent, so they may be sqrt(2) of this apart: nobody's can be asked to be closer.
-# (Ours are within 1.4e-3 of float64, all of them; the authors' of grad_r50_s4 are closer.)
+# How far the authors' float32 gradients of grad_pvtv2_s4 are from float64, where it exceeds GRADIENT.
 FLOAT32_NOISE = {
-    "grad/head.query_generator.query.weight": 2.1e-3,
-    "grad/head.transformer.decoder.layers.5.cross_attn.in_proj_weight": 2.1e-3,
+    "grad/head.query_generator.query.weight": 2.2e-3,
+    "grad/head.transformer.decoder.layers.5.cross_attn.in_proj_weight": 2.2e-3,
     "grad/head.fusion_block.q_proj.weight": 2.5e-3,
-    "grad/head.fusion_block.proj.weight": 2.8e-3,
-    "grad/head.out_conv.0.weight": 2.4e-3,
-    "grad/backbone.patch_embed1.proj.weight": 2.4e-3,
-    "grad/backbone.block1.0.attn.sr.weight": 2.3e-3,
+    "grad/head.fusion_block.proj.weight": 2.9e-3,
+    "grad/head.out_conv.0.weight": 2.5e-3,
+    "grad/backbone.patch_embed1.proj.weight": 2.5e-3,
+    "grad/backbone.block1.0.attn.sr.weight": 2.4e-3,
     "grad/backbone.block3.39.mlp.dwconv.dwconv.weight": 3.5e-3,
 }
 
@@ -138,10 +136,13 @@ def test_the_number_of_parameters(name, total):
     assert live + dead == total
 
 
-@pytest.mark.parametrize("name", ["grad_r50_s4", "grad_pvtv2_s4"])
-def test_loss_and_every_gradient(name):
+# PVT v2 in float64: two correct float32 runs of it are up to 2.6e-3 apart, by processor and by order of operations, as
+# units near zero switch sides in either.
+@pytest.mark.parametrize("name, dtype", [("grad_r50_s4", "float32"), ("grad_pvtv2_s4", "float64")])
+def test_loss_and_every_gradient(name, dtype):
     case = golden.load(f"avsegformer/{name}")
     config = configuration(case)
+    config.model.dtype = dtype
     model = models.create(config.model)
     variables = weights(f"avsegformer_{name.removeprefix('grad_')}")
     masks = np.zeros((1, 5, 224, 224), np.uint8)
@@ -157,16 +158,22 @@ def test_loss_and_every_gradient(name):
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    (total, terms), gradients = run(variables["params"], variables["batch_stats"], batch)
+    def precise(x):
+        return x.astype(dtype) if x.dtype == np.float32 else x
+
+    with jax.enable_x64(dtype == "float64"):
+        arguments = jax.tree.map(precise, (variables["params"], variables["batch_stats"], batch))
+        (total, terms), gradients = jax.device_get(run(*arguments))
+    assert jax.tree.leaves(gradients)[0].dtype == dtype
     expected = case.values["loss"]
     np.testing.assert_allclose(total, expected["total"], rtol=1e-5)
     np.testing.assert_allclose(terms["main"], expected["iou_loss"], rtol=1e-5)
     np.testing.assert_allclose(terms["mix"] * config.loss.mix_weight, expected["mix_loss"], rtol=1e-5)
 
-    found = convert.to_torch({"params": jax.device_get(gradients)}, config.model)
+    found = convert.to_torch({"params": gradients}, config.model)
     for key in case.outputs:
         if key != "pred":
-            tolerance = max(GRADIENT, np.sqrt(2) * FLOAT32_NOISE.get(key, 0) if "pvtv2" in name else 0)
+            tolerance = FLOAT32_NOISE.get(key, GRADIENT) if "pvtv2" in name else GRADIENT
             assert case.check(key, found[key.removeprefix("grad/")]).rel_l2 < tolerance, key
     norms = case.values["grad_norm"]
     scale = max(norms.values())
