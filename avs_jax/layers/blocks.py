@@ -150,17 +150,22 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
 
-        def mean(x: jax.Array) -> jax.Array:
-            while x.ndim > 2:
-                x = jnp.mean(x, axis=1)
-            x = jnp.mean(x.reshape(len(x), self.num_groups, -1), axis=-1)
-            return jnp.repeat(x, features // self.num_groups, axis=-1).reshape(whole)
+        whole = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        groups = whole.reshape(*x.shape[:-1], self.num_groups, -1)  # in this shape XLA keeps no differences from means
+        ones = (1,) * (x.ndim - 2)
 
-        whole = (len(x), *(1,) * (x.ndim - 2), features)
-        result = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x -= mean(x)
-        return (x * (jax.lax.rsqrt(mean(x * x) + self.epsilon) * scale) + bias).astype(result)
+        def mean(x: jax.Array) -> jax.Array:
+            while x.ndim > 3:
+                x = jnp.mean(x, axis=1)
+            return jnp.mean(x, axis=-1)
+
+        average = mean(groups)  # (N, groups)
+        variance = mean(jnp.square(groups - average.reshape(len(x), *ones, -1, 1)))
+        average, variance = (
+            jnp.repeat(z, groups.shape[-1], axis=-1).reshape(len(x), *ones, features) for z in (average, variance)
+        )
+        normalised = (whole - average) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return normalised.astype(self.dtype or whole.dtype)
 
 
 class BatchNorm(nn.Module):
