@@ -44,28 +44,32 @@ one_by_one.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def head_by_head(function: Callable[..., jax.Array], heads: int, *arrays: jax.Array) -> jax.Array:
-    """function of every frame and head apart: arrays (L, k) -> (Q, d). Its backward pass keeps the arguments alone.
+def head_by_head(
+    function: Callable[..., jax.Array], heads: int, arrays: Sequence[jax.Array], constants: Sequence[jax.Array] = ()
+) -> jax.Array:
+    """function(*arrays, *constants) of every frame and head apart. Its backward pass keeps the arguments alone.
 
     Heads are read and written in their places, which on a CPU costs a fraction of what moving them to the front does.
 
     Args:
-      function: of one head's part of each array; it closes over no arrays.
-      arrays: each (N, L, heads k), of L and k of its own.
+      function: of one head's part of each array, (L, k), to (Q, d); it closes over no arrays.
+      arrays: each (N, L, heads k), of L and k of its own; they get gradients.
+      constants: the same, but for the gradients.
 
     Returns:
       (N, Q, heads d).
     """
-    return _each_head(function, heads, arrays)
+    return _each_head(function, heads, (*arrays, *constants))
 
 
 def _each_head(function: Callable[..., Any], heads: int, arrays: Sequence[jax.Array]) -> Any:
     def of_frame(frame: Sequence[jax.Array]) -> Any:
         def of_head(head: jax.Array) -> Any:
-            parts = (
-                jax.lax.dynamic_slice_in_dim(x, head * (x.shape[1] // heads), x.shape[1] // heads, 1) for x in frame
-            )
-            return function(*parts)
+            def part(x: jax.Array) -> jax.Array:
+                width = x.shape[1] // heads
+                return jax.lax.dynamic_slice_in_dim(x, head * width, width, 1)
+
+            return function(*map(part, frame))
 
         def write(whole: jax.Array, part: jax.Array, head: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(whole, part, head * part.shape[1], 1)
@@ -80,15 +84,18 @@ def _each_head(function: Callable[..., Any], heads: int, arrays: Sequence[jax.Ar
     return jax.lax.map(of_frame, tuple(arrays))
 
 
-def _heads_forward(function: Callable[..., jax.Array], heads: int, *arrays: jax.Array):
-    return head_by_head(function, heads, *arrays), arrays
+def _heads_forward(function: Callable[..., jax.Array], heads: int, arrays, constants):
+    return head_by_head(function, heads, arrays, constants), (arrays, constants)
 
 
-def _heads_backward(function: Callable[..., jax.Array], heads: int, arrays: Sequence[jax.Array], gradient: jax.Array):
+def _heads_backward(function: Callable[..., jax.Array], heads: int, saved, gradient: jax.Array):
+    arrays, constants = saved
+
     def gradients(*parts: jax.Array):
-        return jax.vjp(function, *parts[:-1])[1](parts[-1])
+        given, fixed, gradient = parts[: len(arrays)], parts[len(arrays) : -1], parts[-1]
+        return jax.vjp(lambda *given: function(*given, *fixed), *given)[1](gradient)
 
-    return tuple(_each_head(gradients, heads, (*arrays, gradient)))
+    return tuple(_each_head(gradients, heads, (*arrays, *constants, gradient))), None
 
 
 head_by_head.defvjp(_heads_forward, _heads_backward)

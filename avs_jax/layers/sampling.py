@@ -82,29 +82,25 @@ def _gather(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
     return output.astype(value.dtype)
 
 
+# Both rematerialised: their backward passes then keep nothing but the arguments.
+@functools.partial(jax.checkpoint, static_argnums=(3,))
 def _packed(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    over_heads = jax.vmap(functools.partial(_sample_head, shapes, _read_at_once), in_axes=1, out_axes=1)
-    return jax.vmap(over_heads)(value, *_lists(locations, weights))
+    rows, blend = _rows_and_blend(locations, weights, shapes)
+    over_heads = jax.vmap(functools.partial(_read_at_once, shapes), in_axes=1, out_axes=1)
+    return jax.vmap(over_heads)(value, rows, blend)
 
 
+@functools.partial(jax.checkpoint, static_argnums=(3,))
 def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
-    heads, arrays = value.shape[2], map(merge_heads, (value, *_lists(locations, weights)))
-    return split_heads(head_by_head(functools.partial(_sample_head, shapes, _read_in_columns), heads, *arrays), heads)
+    rows, blend = _rows_and_blend(locations, weights, shapes)
+    arrays = tuple(map(merge_heads, (value, *blend)))
+    read = functools.partial(_read_one_head, shapes)
+    return split_heads(head_by_head(read, value.shape[2], arrays, (merge_heads(rows),)), value.shape[2])
 
 
-def _lists(locations: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y and weights, each (N, Q, heads, levels x points)."""
-    shape = (*weights.shape[:3], -1)
-    return locations[..., 0].reshape(shape), locations[..., 1].reshape(shape), weights.reshape(shape)
-
-
-# Rematerialised: its backward pass then keeps nothing but the arguments.
-@functools.partial(jax.checkpoint, static_argnums=(0, 1))
-def _sample_head(
-    shapes: Shapes, read: Callable, value: jax.Array, x: jax.Array, y: jax.Array, weights: jax.Array
-) -> jax.Array:
-    """Samples one head of one frame: value (S, d); x, y and weights (Q, levels x points)."""
-    return read(shapes, value, *_rows_and_blend(shapes, x, y, weights))
+def _read_one_head(shapes: Shapes, value: jax.Array, *blend_and_rows: jax.Array) -> jax.Array:
+    *blend, rows = blend_and_rows
+    return _read_in_columns(shapes, value, rows, tuple(blend))
 
 
 def _tent(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
@@ -154,20 +150,19 @@ def _pack(value: jax.Array, shapes: Shapes) -> jax.Array:
 Blend = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def _rows_and_blend(shapes: Shapes, x: jax.Array, y: jax.Array, weights: jax.Array) -> tuple[jax.Array, Blend]:
-    """The bordered row of each sample's upper left cell, and the sample's blend: all (Q, samples)."""
-    points = weights.shape[-1] // len(shapes)
-    height, width = np.repeat(np.array(shapes), points, axis=0).T
-    sizes = [(h + 2) * (w + 2) for h, w in shapes]
-    first = np.repeat(np.cumsum(sizes) - sizes, points)
+def _rows_and_blend(locations: jax.Array, weights: jax.Array, shapes: Shapes) -> tuple[jax.Array, Blend]:
+    """The bordered row of each sample's upper left cell, and its blend: all (N, Q, heads, levels x points)."""
+    (height, width), sizes = np.array(shapes).T[..., None], np.array([(h + 2) * (w + 2) for h, w in shapes])
+    first = (np.cumsum(sizes) - sizes)[:, None]
 
-    x, y = (z.astype(jnp.promote_types(z.dtype, jnp.float32)) for z in (x, y))
+    x, y = jnp.moveaxis(locations.astype(jnp.promote_types(locations.dtype, jnp.float32)), -1, 0)
     x, y = x * width - 0.5, y * height - 0.5
     left, upper = jnp.floor(x), jnp.floor(y)
     touches = (left >= -1) & (left < width) & (upper >= -1) & (upper < height)
     column, row = (jnp.where(touches, z + 1, 0).astype(jnp.int32) for z in (left, upper))
     x, y, weights = x - left, y - upper, jnp.where(touches, weights, 0)
-    return first + row * (width + 2) + column, (x, weights * (1 - y), weights * y)
+    rows = first + row * (width + 2) + column
+    return jax.tree.map(lambda z: z.reshape(*z.shape[:3], -1), (rows, (x, weights * (1 - y), weights * y)))
 
 
 def _shares(blend: Blend) -> jax.Array:
