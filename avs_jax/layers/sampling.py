@@ -23,6 +23,9 @@ Shapes = tuple[tuple[int, int], ...]
 
 AUTO: dict[str, Form] = {"cpu": "looped", "tpu": "tent", "default": "packed"}
 
+# How many queries are read together on a CPU.
+QUERIES = 64
+
 
 def sample(
     value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes, form: Form = "auto"
@@ -100,7 +103,7 @@ def _looped(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: 
 
 def _read_one_head(shapes: Shapes, value: jax.Array, *blend_and_rows: jax.Array) -> jax.Array:
     *blend, rows = blend_and_rows
-    return _read_in_columns(shapes, value, rows, tuple(blend))
+    return _read_in_parts(shapes, value, rows, tuple(blend))
 
 
 def _tent(value: jax.Array, locations: jax.Array, weights: jax.Array, shapes: Shapes) -> jax.Array:
@@ -207,32 +210,59 @@ def _gradients_at_once(shapes: Shapes, rows: jax.Array, shares: jax.Array, value
     return unpack(jnp.zeros_like(table).at[rows].add(updates, mode="promise_in_bounds"))[0], of_shares
 
 
-def _sum_in_columns(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Blend) -> jax.Array:
-    """`_sum_at_once`, one column of `rows` after the other: all queries' first samples, then their second ...
+def _sum_in_parts(shapes: Shapes, value: jax.Array, rows: jax.Array, blend: Blend) -> jax.Array:
+    """`_sum_at_once`, some queries after the others, of which one column of `rows` after the other.
 
     A CPU's vector units then work along d, in place of along the samples; and cells that are not packed stay in its
     cache.
     """
-    cells, output = jnp.concatenate(_bordered(value, shapes)), 0
-    for i, steps in enumerate(_steps_of_samples(shapes, rows)):
-        four = (_rows_of(cells, rows[:, i] + step).astype(blend[0].dtype) for step in steps)
-        upper_left, upper_right, lower_left, lower_right = four
-        x, upper, lower = (z[:, i, None] for z in blend)
-        output += upper * (upper_left + x * (upper_right - upper_left))
-        output += lower * (lower_left + x * (lower_right - lower_left))
-    return output.astype(value.dtype)
+    cells, steps = jnp.concatenate(_bordered(value, shapes)), _steps_of_samples(shapes, rows)
+
+    def read(rows: jax.Array, *blend: jax.Array) -> jax.Array:
+        output = 0
+        for i in range(rows.shape[1]):
+            four = (_rows_of(cells, rows[:, i] + step).astype(blend[0].dtype) for step in steps[i])
+            upper_left, upper_right, lower_left, lower_right = four
+            x, upper, lower = (z[:, i, None] for z in blend)
+            output += upper * (upper_left + x * (upper_right - upper_left))
+            output += lower * (lower_left + x * (lower_right - lower_left))
+        return output.astype(value.dtype)
+
+    parts = jax.lax.map(lambda part: read(*part), _in_parts(rows, *blend))
+    return parts.reshape(-1, value.shape[-1])[: len(rows)]
 
 
-def _gradients_in_columns(shapes: Shapes, rows: jax.Array, shares: jax.Array, value: jax.Array, gradient: jax.Array):
-    """`_gradients_at_once`; sums over d are fastest over packed cells, the scatter into cells that are not."""
+def _gradients_in_parts(shapes: Shapes, rows: jax.Array, shares: jax.Array, value: jax.Array, gradient: jax.Array):
+    """`_gradients_at_once`, some queries after the others, so that what they read and what they add is in the cache.
+
+    Products over d are fastest of packed cells, the scatter into cells that are not.
+    """
     packed = _pack(value, shapes).reshape(-1, 4 * value.shape[-1])
-    fours = (_rows_of(packed, column).reshape(len(rows), 4, -1) for column in rows.T)
-    of_shares = jnp.stack([jnp.sum(four * gradient[:, None], axis=-1) for four in fours], axis=1)
-
     cells, unpack = jax.vjp(lambda value: jnp.concatenate(_bordered(value, shapes)), value)
-    places = rows[..., None] + np.array(_steps_of_samples(shapes, rows))
-    updates = shares[..., None] * gradient[:, None, None]
-    return unpack(jnp.zeros_like(cells).at[places].add(updates, mode="promise_in_bounds"))[0], of_shares
+    steps = np.array(_steps_of_samples(shapes, rows))
+
+    def of_shares(rows: jax.Array, gradient: jax.Array) -> jax.Array:
+        fours = _rows_of(packed, rows).reshape(*rows.shape, 4, -1)
+        return jnp.einsum("qscd,qd->qsc", fours, gradient)
+
+    def add(total: jax.Array, part: tuple[jax.Array, ...]):
+        rows, shares, gradient = part
+        updates = shares[..., None] * gradient[:, None, None]
+        return total.at[rows[..., None] + steps].add(updates, mode="promise_in_bounds"), None
+
+    of_cells, _ = jax.lax.scan(add, jnp.zeros_like(cells), _in_parts(rows, shares, gradient))
+    products = jax.lax.map(lambda part: of_shares(*part), _in_parts(rows, gradient))
+    return unpack(of_cells)[0], products.reshape(-1, *shares.shape[1:])[: len(shares)]
+
+
+def _in_parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Each (Q, ...) as (parts, QUERIES, ...), the last part filled with zeros."""
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, -len(x) % QUERIES), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(-1, QUERIES, *x.shape[1:])
+
+    return tuple(map(split, arrays))
 
 
 def _steps_of_samples(shapes: Shapes, rows: jax.Array) -> list[tuple[int, ...]]:
@@ -245,4 +275,4 @@ def _rows_of(table: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 _read_at_once = _with_gradient(_sum_at_once, _gradients_at_once)
-_read_in_columns = _with_gradient(_sum_in_columns, _gradients_in_columns)
+_read_in_parts = _with_gradient(_sum_in_parts, _gradients_in_parts)
