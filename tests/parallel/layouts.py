@@ -2,7 +2,8 @@
 
     python -m tests.parallel.layouts avsegformer 1x1x1 8x1x1 1x8x1
 
-Has to be a process of its own: the number of devices is fixed when JAX starts.
+Has to be a process of its own: the number of devices is fixed when JAX starts. In float64: where the order of sums
+differs, rounding in float32 may turn a matching, and with it the rest of the run.
 """
 
 import json
@@ -57,6 +58,13 @@ def batch(clips, audio):
     return made | {audio[0]: rng.normal(-1, 1, (clips, 1, *audio[1:])).astype(np.float32)}
 
 
+def precise(x):
+    """An array or its description in float64, where it is of floats."""
+    if x.dtype != np.float32:
+        return x
+    return x.astype(np.float64) if isinstance(x, np.ndarray) else x.update(dtype=np.float64)
+
+
 def start(shapes):
     """A state with random parameters: making them as the model does would take longer than a step's compilation."""
     rng = np.random.default_rng(1)
@@ -69,6 +77,7 @@ def start(shapes):
                 return np.zeros(leaf.shape, leaf.dtype)
         return (rng.normal(0, 1, leaf.shape) / math.sqrt(max(1, math.prod(leaf.shape[:-1])))).astype(leaf.dtype)
 
+    shapes = jax.tree.map(precise, shapes)
     params = jax.tree_util.tree_map_with_path(draw, shapes.params)
     model_state = jax.tree_util.tree_map_with_path(draw, shapes.model_state)
     rest = {"step": np.zeros((), np.int32), "rng": np.array([3, 4], np.uint32)}
@@ -81,7 +90,7 @@ def train(config, sizes, arrays):
     model, tx = models.create(config.model), optax.sgd(1e-3)
     abstract = states.abstract(states.init_fn(model, tx, arrays, 0, ema=False), mesh)
     state = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), start(abstract), abstract)
-    on_devices = meshes.put_batch(arrays, mesh)
+    on_devices = meshes.put_batch(jax.tree.map(precise, arrays), mesh)
     frozen = ("vggish",) if config.model.vggish.frozen else ()
     step, losses = compile_step(make_train_step(model, tx, config, frozen), state, on_devices), []
     for _ in range(STEPS):
@@ -97,6 +106,7 @@ def main(name, *layouts):
         "vct": (vct, ("log_mel", 96, 64)),
     }[name]
     config = config()
+    config.model.dtype = "float64"
     arrays, found = batch(8 * config.train.accumulate, audio), {}
     first = None
     for layout in layouts:
@@ -109,5 +119,6 @@ def main(name, *layouts):
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)
     main(*sys.argv[1:])
