@@ -16,8 +16,18 @@ FEW, MANY = 16, 1024
 
 
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (..., C) times a kernel (C, D) -> (..., D); or each x[n] (N, ..., C) times its own of N kernels (N, C, D)."""
+    """x (..., C) times a kernel (C, D) -> (..., D); or each x[n] (N, ..., C) times its own of N kernels (N, C, D).
+
+    Raises:
+      TypeError: they are of two types; JAX would take the wider, and compute all in float32 for one such argument.
+    """
+    _check_types(x, kernel)
     return _matmul(x, kernel)
+
+
+def _check_types(x: jax.Array, kernel: jax.Array) -> None:
+    if x.dtype != kernel.dtype:
+        raise TypeError(f"a product of {x.dtype} with a kernel of {kernel.dtype}; cast one of them")
 
 
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -68,7 +78,12 @@ def _of_transposed(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0, dilation: int = 1) -> jax.Array:
-    """Convolves (N, H, W, C) with a kernel (k, k, C, features), `padding` zeros on every side."""
+    """Convolves (N, H, W, C) with a kernel (k, k, C, features), `padding` zeros on every side.
+
+    Raises:
+      TypeError: they are of two types.
+    """
+    _check_types(x, kernel)
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return matmul(x[:, ::stride, ::stride], kernel[0, 0])
     return _convolve(x, kernel, stride, padding, dilation)

@@ -317,6 +317,7 @@ _PIXELS = 2048  # that it works on at a time on a CPU
 def _query_mlp(reduced: bool, layers: Sequence[tuple], mask_feature: jax.Array, queries: jax.Array) -> jax.Array:
     """MLP(M Q) of mask feature M (..., h, w, D) and queries Q (..., Q, D) -> (..., h, w, D)."""
     (hidden, bias), (second, second_bias), (last, last_bias) = layers
+    mask_feature, queries = mask_feature.astype(hidden.dtype), queries.astype(hidden.dtype)
     if reduced:  # M (Q W) in place of (M Q) W
         x = matmul(mask_feature, matmul(queries.mT, hidden))
     else:

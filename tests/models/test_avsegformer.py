@@ -172,6 +172,23 @@ def test_bfloat16_runs_on_float32_parameters(small):
         assert np.linalg.norm(mine - reference) < 0.05 * np.linalg.norm(reference - np.mean(reference)), name
 
 
+def test_gradients_in_bfloat16_are_near_those_in_float32(small):
+    _, variables, inputs = small
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        model = models.create(small_config(dtype=dtype))
+
+        def loss(params, model=model):
+            outputs = model.apply({**variables, "params": params}, inputs)
+            return jnp.mean(jnp.square(outputs.mask_logits - 1))
+
+        found[dtype] = jax.jit(jax.grad(loss))(variables["params"])
+    for part in ("head", "audio_proj"):  # a backbone of two to five channels amplifies rounding
+        exact, rounded = (np.concatenate([x.ravel() for x in jax.tree.leaves(found[d][part])]) for d in found)
+        assert rounded.dtype == np.float32
+        assert 0 < np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact), part
+
+
 # Dropout, initialisation.
 
 
