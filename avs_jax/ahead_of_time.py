@@ -60,8 +60,8 @@ def report(config, topology: str = "", memory_gb: float = 0.0, steps: Sequence[s
     if not target.devices:
         yield ""
         yield (
-            "Lowered for CUDA, not compiled: that needs a GPU (there --mode compile, without --topology, compiles). So "
-            "temporaries are not known, and memory is a lower bound."
+            f"Lowered for CUDA, not compiled: that needs a GPU by name (--topology={', '.join(ahead.GPUS)}; without "
+            "--topology, the one that is here). So temporaries are not known, and memory is a lower bound."
         )
     for name in steps or STEPS:
         yield ""
@@ -77,16 +77,21 @@ def _step_report(name: str, program: Program, target: ahead.Target, mesh: Mesh |
     start = time.perf_counter()
     with jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh):
         jitted = jax.jit(program.function, donate_argnums=(0,) if program.donate else (), out_shardings=program.results)
-        platform = target.devices[0].platform if target.devices else "cuda"
-        with compiler.tracing(platform):
+        with compiler.tracing(target.platform):
             traced = jitted.trace(*program.arguments)
-        counted = cost.of_jaxpr(traced.jaxpr.jaxpr, platform)
+        counted = cost.of_jaxpr(traced.jaxpr.jaxpr, target.platform)
         clips, frames = program.arguments[-1]["frames"].shape[:2]
         yield f"{name}: a batch of {clips} x {frames} frames, {counted.flops / 1e9:,.1f} GFLOP in products, all devices"
-        options = compiler.training_options(platform) if program.donate else {}
+        options = compiler.training_options(target.platform) if program.donate else {}
         found = ahead.compile_traced(traced, program.arguments, target, options)
     yield f"  traced and compiled in {time.perf_counter() - start:.1f} s, of which the compiler {found.seconds:.1f} s"
     yield from (f"  {line}" for line in found.lines())
+    if target.chip:
+        products, moved = target.chip.floor_seconds(counted.flops / target.count, counted.bytes / target.count)
+        yield (
+            f"  floor: {products * 1e3:.3g} ms for the products at {target.chip.peak / 1e12:.0f} TFLOP/s, "
+            f"{moved * 1e3:.3g} ms for what they read and write at {target.chip.bandwidth / 1e12:.3g} TB/s; computed"
+        )
     if target.memory and found.peak_memory > target.memory:
         raise ahead.AheadError(
             f"{name} does not fit {target.name}: {found.peak_memory / ahead.GIB:.3g} GiB on a device that has "

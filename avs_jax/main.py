@@ -40,7 +40,9 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "compile"], "What to
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of a job of several processes.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of the job. On Cloud TPU and SLURM it is known without.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Of this process in the job, from 0.")
-TOPOLOGY = flags.DEFINE_string("topology", "", "--mode compile: v5e:2x4, v5p:2x2x2, cuda:8, ...; else this machine.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "--mode compile: v5e:2x4, v5p:2x2x2, h200:8, cuda:8, ...; else this machine."
+)
 MEMORY_GB = flags.DEFINE_float("memory_gb", 0.0, "--mode compile: a device's memory in GiB, where it is not known.")
 STEPS = flags.DEFINE_multi_enum("step", [], ahead_of_time.STEPS, "--mode compile: one of the steps, instead of all.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The split that --mode eval measures.")

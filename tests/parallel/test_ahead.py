@@ -1,6 +1,8 @@
-"""Compiling ahead of time, for this machine, and lowered for others. For TPUs .ci/run does it, where libtpu is."""
+"""Compiling ahead of time, for this machine, and lowered for others. For TPUs .ci/run does it, where libtpu is; CUDA's
+compiler is too large for that, so what it is asked for is tested alone."""
 
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -109,10 +111,69 @@ def test_accelerators_do_not_get_the_loops_that_are_for_a_cpu(platform):
     assert "stablehlo.while" in jax.jit(both).lower(*arguments).as_text()
 
 
-@pytest.mark.parametrize("topology", ["v9:2x2", "v5e:4", "v5e:2x2x2", "v4:2x2", "v5e", "cuda:0", "cuda:x", "h100"])
+@pytest.mark.parametrize(
+    "topology", ["v9:2x2", "v5e:4", "v5e:2x2x2", "v4:2x2", "v5e", "cuda:0", "cuda:x", "h200:0", "b1"]
+)
 def test_an_unknown_topology_is_one_clear_error(topology):
-    with pytest.raises(ahead.AheadError, match=f"--topology={topology}: cuda, cuda:8, or a TPU and the shape of its"):
+    with pytest.raises(
+        ahead.AheadError, match=f"--topology={topology}: GPUs, as in cuda:8, a100:8, .*, or a TPU and the shape of its"
+    ):
         ahead.target(topology)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a compiler that is not installed is asked for; this machine's devices stand in for its own."""
+    calls = []
+
+    def stand_in(**described):
+        calls.append(described)
+        return types.SimpleNamespace(devices=jax.devices())
+
+    monkeypatch.setattr(ahead.topologies, "get_topology_desc", stand_in)
+    platforms, cache = jax.config.jax_platforms, jax.config.jax_enable_compilation_cache
+    yield calls
+    jax.config.update("jax_platforms", platforms)
+    jax.config.update("jax_enable_compilation_cache", cache)
+
+
+def test_a_gpu_is_described_to_its_compiler(asked):
+    target = ahead.target("h200:4")
+    assert (target.name, target.count, target.platform) == ("h200:4", 4, "cuda")
+    assert 140 < target.memory / ahead.GIB < 142 and ahead.target("h200", 80).memory == 80 * ahead.GIB
+    described = asked[0]
+    assert (described["platform"], described["topology"]) == ("cuda", "1x1x4")
+    proto = described["target_config"]
+    assert proto.count("{") == proto.count("}")
+    for field in ("major: 9 ", "core_count: 132 ", "memory_bandwidth: 4800000000000 ", '"NVIDIA H200"'):
+        assert field in proto
+
+
+def test_the_floor_is_that_of_the_chips_not_here(asked, monkeypatch):
+    """Of products and of their bytes, shared by the devices."""
+    config = tiny.get_config().unlock()
+    monkeypatch.setattr(ahead, "_UNTUNED", {})  # this machine's compiler does not know them
+    *_, line = ahead_of_time.report(config, "h100", steps=["predict"])
+    mesh = meshes.create()
+    program = ahead_of_time._program("predict", config, mesh, ahead_of_time._state(config, mesh))
+    counted = cost.of(program.function, *program.arguments, platform="cuda")
+    products, moved = counted.flops / 989e9, counted.bytes / 3.352e9
+    assert line == (
+        f"  floor: {products:.3g} ms for the products at 989 TFLOP/s, {moved:.3g} ms for what they read and write at "
+        "3.35 TB/s; computed"
+    )
+    assert 0 < products < 1 and 0 < moved < 1
+
+
+def test_what_is_not_installed_is_named(asked, monkeypatch):
+    def refuse(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(ahead.topologies, "get_topology_desc", refuse)
+    with pytest.raises(
+        ahead.AheadError, match=r"--topology=h100: topology not implemented for cuda .*pip install '\.\[cuda\]'"
+    ):
+        ahead.target("h100")
 
 
 def test_memory_can_be_given_for_what_is_not_known():
