@@ -7,6 +7,7 @@ Locations are (x, y) in [0, 1] from edge to edge of a map, so a cell's centre li
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 AUTO: dict[str, Form] = {"cpu": "looped", "tpu": "tent", "default": "packed"}
 
-# How many queries are read together on a CPU.
+# How many queries are read together on a CPU, at most.
 QUERIES = 64
 
 
@@ -256,11 +257,12 @@ def _gradients_in_parts(shapes: Shapes, rows: jax.Array, shares: jax.Array, valu
 
 
 def _in_parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Each (Q, ...) as (parts, QUERIES, ...), the last part filled with zeros."""
+    """Each (Q, ...) as (parts, at most QUERIES, ...): equal parts, of which zeros fill the last."""
+    parts = math.ceil(len(arrays[0]) / QUERIES)
 
     def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, -len(x) % QUERIES), *((0, 0),) * (x.ndim - 1)))
-        return x.reshape(-1, QUERIES, *x.shape[1:])
+        x = jnp.pad(x, ((0, -len(x) % parts), *((0, 0),) * (x.ndim - 1)))
+        return x.reshape(parts, -1, *x.shape[1:])
 
     return tuple(map(split, arrays))
 
