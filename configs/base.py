@@ -55,7 +55,7 @@ def get_config(task: str, argument: str = "", image_size: int = 224, system: str
                 "colour": False,  # training: brightness, contrast, saturation and hue, each frame by itself
                 # Read the records' audio embeddings (`data_pipeline.convert --cache-audio`) in place of running VGGish.
                 "cached_audio": False,
-                "workers": 8,
+                "workers": 8,  # processes that read; never more than there are cores
                 "threads": 2,
                 "buffer": 8,
                 "cache": False,

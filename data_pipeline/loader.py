@@ -10,6 +10,7 @@ Every process of a multi-host run gets its share of each global batch.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +81,7 @@ class TrainBatches:
 
     def close(self) -> None:
         """Ends the threads and processes that read ahead."""
-        self._iterator.close()
+        _close(self._iterator)
 
 
 class EvalBatches:
@@ -103,7 +104,7 @@ class EvalBatches:
             for place in range(len(self)):
                 yield workers.take(iterator, first=place == 0)
         finally:
-            iterator.close()  # ends the processes that read ahead, and frees the memory that they share
+            _close(iterator)
 
 
 def train_batches(records: str | os.PathLike, split: str, options: LoaderOptions) -> TrainBatches:
@@ -239,6 +240,15 @@ class _Packed:
     def _filled(self, name: str, value: np.ndarray) -> np.ndarray:
         nothing = self._clips.padding.get(name, np.zeros((), value.dtype)).flat[0]
         return np.concatenate([value, np.full((self._size - len(value), *value.shape[1:]), nothing, value.dtype)])
+
+
+def _close(iterator: grain.DatasetIterator) -> None:
+    """Ends the threads and processes that read ahead, and frees the memory that they share.
+
+    Their StopIterations refer to themselves, and to the arrays that were read last.
+    """
+    iterator.close()
+    gc.collect()
 
 
 def _padding(options: LoaderOptions) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
+
 # Each process is one of many: numerical libraries that start a thread a core in each would only get in their way.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -62,18 +64,19 @@ def run(
         executor.shutdown(cancel_futures=True)
 
 
-def take(iterator: Iterator, first: bool) -> object:
+def take(iterator: Iterator[dict[str, np.ndarray]], first: bool) -> dict[str, np.ndarray]:
     """`next(iterator)` of an iterator of Grain's, which may have processes of its own.
 
     Those that the `first` call starts are not ended by signals that a terminal or a scheduler sends to all processes of
-    a job: this process is asked to stop, and ends them when it does.
+    a job: this process is asked to stop, and ends them when it does. What lies in memory shared with them is copied:
+    it is freed at once, however long the batch is kept.
 
     Raises:
       WorkerError: a process died.
     """
     try:
         with _signals_held_back() if first else contextlib.nullcontext():
-            return next(iterator)
+            batch = next(iterator)
     except RuntimeError as error:
         if "Worker process was terminated" not in str(error):
             raise
@@ -81,6 +84,7 @@ def take(iterator: Iterator, first: bool) -> object:
             "a process that reads data was killed from outside (out of memory?): set data.workers lower; the same "
             "command goes on from the newest checkpoint"
         ) from error
+    return {name: array if type(array) is np.ndarray else np.array(array) for name, array in batch.items()}
 
 
 @contextlib.contextmanager

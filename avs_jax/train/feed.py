@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from avs_jax import config as configuration
 from avs_jax.parallel import mesh as meshes
 from data_pipeline import batch, loader
+from data_pipeline.workers import cores
 
 # Model inputs and targets, and the clips' places; the rest of a batch stays on the host.
 DEVICE_KEYS = (
@@ -37,7 +38,7 @@ def options(config, *, training: bool, audio: str = "true", parts: int = 1) -> l
         packed=alone and not first,
         packed_frames=tuple(config.train.packed_frames) if alone and training and not first else (),
         audio_embedding=data.cached_audio,
-        workers=data.workers,
+        workers=min(data.workers, cores()),
         threads=data.threads,
         buffer=data.buffer,
         cache=data.cache and training,

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +62,27 @@ def test_signals_to_the_whole_job_leave_its_processes_to_this_one(s4, training):
         for _ in range(1000):
             next(batches)
     batches.close()
+
+
+READ_AND_KEEP = """
+import sys
+from absl import flags
+from data_pipeline import loader
+from tests.data_pipeline.known_records import options, take
+flags.FLAGS.mark_as_parsed()
+settings = options(workers=2, batch_size=2)
+kept = list(loader.eval_batches(sys.argv[1], "train", settings))
+stream = loader.train_batches(sys.argv[1], "train", settings)
+kept += take(stream, 3)
+stream.close()
+print(len(kept))
+"""
+
+
+def test_batches_that_are_kept_hold_no_shared_memory(s4):
+    """Python counts what is left of it at the end, and warns."""
+    done = subprocess.run([sys.executable, "-c", READ_AND_KEEP, str(s4)], capture_output=True, text=True, check=True)
+    assert (done.stdout, "shared_memory" in done.stderr) == ("10\n", False), done.stderr
 
 
 @pytest.mark.parametrize(
