@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable
 
@@ -12,8 +11,7 @@ from jax.stages import Compiled
 
 from avs_jax import compiler
 from avs_jax.benchmark.programs import Program
-
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
+from avs_jax.parallel import ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Compilation:
 
     cold_seconds: float
     warm_seconds: float
-    instructions: int  # of the optimised HLO, all computations
+    instructions: int  # see `ahead.instructions`
     temporary_bytes: int
     peak_bytes: int  # see `peak_bytes`
 
@@ -44,7 +42,7 @@ def compile_twice(program: Program) -> tuple[Compiled, Compilation]:
     return compiled, Compilation(
         cold_seconds=cold,
         warm_seconds=warm,
-        instructions=len(_INSTRUCTION.findall(compiled.as_text())),
+        instructions=ahead.instructions(compiled),
         temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
         peak_bytes=peak_bytes(compiled),
     )

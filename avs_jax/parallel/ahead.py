@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.stages import Lowered, Traced
+from jax.stages import Compiled, Lowered, Traced
 
 GIB = 2**30
 _HLO = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = ", re.MULTILINE)
@@ -241,13 +241,18 @@ def compile_traced(traced: Traced, arguments: Any, where: Target, options: Mappi
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Compilation(
         seconds=time.perf_counter() - start,
-        instructions=len(_HLO.findall(compiled.as_text())),
+        instructions=instructions(compiled),
         flops=cost.get("flops", 0.0) if cost else None,
         bytes=cost.get("bytes accessed", 0.0) if cost else None,
         arguments=memory.argument_size_in_bytes,
         results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
     )
+
+
+def instructions(compiled: Compiled) -> int:
+    """The number of instructions of the optimised HLO, all computations."""
+    return len(_HLO.findall(compiled.as_text()))
 
 
 def _lowered_only(lowered: Lowered, arguments: Any, start: float) -> Compilation:

@@ -1,6 +1,7 @@
 """The command itself, from a configuration to tables and JSON."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,14 +10,34 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "tests/integration/tiny.py"
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "avs_jax.benchmark", "--config", str(CONFIG), "--seconds=0", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+# The command, and what JAX's cache of programs has said meanwhile.
+WATCHED = """
+import atexit, json, os, runpy, jax
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event.rpartition("/")[2]))
+atexit.register(lambda: open(os.environ["EVENTS"], "w").write(json.dumps(events)))
+runpy.run_module("avs_jax.benchmark", run_name="__main__", alter_sys=True)
+"""
+
+
+def run(*arguments, start=("-m", "avs_jax.benchmark"), **environment):
+    command = [sys.executable, *start, "--config", str(CONFIG), "--seconds=0", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_measurements_are_printed_and_written(tmp_path):
-    done = run("--components=model,decoder", "--modes=predict", "--rounds=1", f"--json={tmp_path / 'a.json'}")
+    events, shared = tmp_path / "events.json", tmp_path / "shared"
+    done = run(
+        *("--components=model,decoder", "--modes=predict", "--rounds=1", f"--json={tmp_path / 'a.json'}"),
+        start=("-c", WATCHED),
+        EVENTS=str(events),
+        JAX_COMPILATION_CACHE_DIR=str(shared),
+    )
     assert done.returncode == 0, done.stderr
+    # Cold: what other runs have compiled is not looked for. Warm: out of a cache.
+    assert not shared.exists() and {"cache_misses", "cache_hits"} <= set(json.loads(events.read_text()))
     found = json.loads((tmp_path / "a.json").read_text())
     assert [(r["component"], r["mode"]) for r in found["results"]] == [("model", "predict")]  # a part does not predict
     for result in found["results"]:

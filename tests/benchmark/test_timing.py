@@ -1,5 +1,8 @@
 """Timing in turns, and what is made of the samples."""
 
+import subprocess
+import sys
+
 import pytest
 
 from avs_jax.benchmark import timing
@@ -20,6 +23,11 @@ def test_a_round_takes_about_the_time_that_was_asked_for():
     (samples,) = timing.alternate({"a": run}, rounds=1, seconds=0.05)["a"]
     assert len(samples) > 1
     assert all(sample.wall > 0 and sample.cpu > 0 for sample in samples)
+
+
+def test_processes_that_end_meanwhile_count():
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    assert timing.once(lambda: subprocess.run([sys.executable, "-c", busy], check=True)).cpu > 0.45
 
 
 def test_ratios_are_of_medians_with_the_range_of_the_rounds():

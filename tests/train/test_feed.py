@@ -67,3 +67,10 @@ def test_a_batch_that_devices_cannot_share_is_named():
     else:
         with pytest.raises(ValueError, match="cannot be split over"):
             meshes.put_batch({"frames": np.zeros((jax.local_device_count() + 1, 2))}, mesh)
+
+
+def test_no_more_processes_read_than_there_are_cores(config, monkeypatch):
+    config.data.workers = 3
+    for there, found in ((1, 1), (2, 2), (8, 3)):
+        monkeypatch.setattr(feed, "cores", lambda there=there: there)
+        assert feed.options(config, training=True).workers == feed.options(config, training=False).workers == found
